@@ -1,0 +1,27 @@
+"""Attention for spiking neural networks: exact, measured, and free to combine."""
+
+from importlib.metadata import version
+from pathlib import Path
+
+from saccade.attention import create_attention as create_attention
+from saccade.attention import list_attention as list_attention
+from saccade.models import SpikingTransformer
+from saccade.models import create_model as create_model
+from saccade.models import list_models as list_models
+
+__version__ = version("saccade")
+
+
+def load(run_or_file: str | Path) -> SpikingTransformer:
+    """A trained model, in evaluation mode.
+
+    Args:
+        run_or_file: the folder of a run, or a .safetensors file that saccade wrote.
+
+    Raises:
+        ValueError: for a missing, truncated or foreign file.
+    """
+    from saccade.train.checkpoint import WEIGHTS, load_model
+
+    path = Path(run_or_file)
+    return load_model(path / WEIGHTS if path.is_dir() else path)[0]

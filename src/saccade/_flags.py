@@ -1,0 +1,145 @@
+"""What each command of the command line takes, and how its help explains it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+Options = Sequence[tuple[Sequence[str], dict[str, Any]]]
+_JSON: tuple[Sequence[str], dict[str, Any]] = (
+    ["--json"],
+    {"action": "store_true", "help": "print JSON instead of a table"},
+)
+_DATA_ROOT: tuple[Sequence[str], dict[str, Any]] = (
+    ["--data-root"],
+    {
+        "metavar": "DIR",
+        "help": "folder of the data sets (default: $SACCADE_DATA, else ~/.cache/saccade)",
+    },
+)
+_DEVICE: tuple[Sequence[str], dict[str, Any]] = (
+    ["--device"],
+    {"default": "auto", "help": "auto, cpu, cuda or mps (default: auto)"},
+)
+_RUN: tuple[Sequence[str], dict[str, Any]] = (
+    ["run"],
+    {"metavar": "RUN", "help": "folder of a run, or a .safetensors file"},
+)
+FLAGS: dict[str, tuple[str, Options]] = {
+    "train": (
+        "Train a recipe, test it once at the end, and write a report.\n\n"
+        "  saccade train digits                        the demo\n"
+        "  saccade train cifar10 epochs=20 optim.lr=1e-3\n"
+        "  saccade train digits model.attention.scale=0.25 --seeds 0,1,2\n"
+        "  saccade train runs/digits-s0 --resume       go on after a stop",
+        (
+            (
+                ["recipe"],
+                {
+                    "metavar": "RECIPE",
+                    "help": "name (see `saccade list recipes`), YAML file, or folder of a run",
+                },
+            ),
+            (
+                ["overrides"],
+                {"metavar": "KEY.SUB=VALUE", "nargs": "*", "help": "changes to the recipe"},
+            ),
+            (
+                ["--out"],
+                {"metavar": "DIR", "help": "folder of the run (default: runs/<recipe>-s<seed>)"},
+            ),
+            (["--seed"], {"type": int, "metavar": "N", "help": "of everything random"}),
+            (["--seeds"], {"metavar": "N,N,…", "help": "one run for each, then mean and sd"}),
+            _DEVICE,
+            (
+                ["--resume"],
+                {
+                    "action": "store_true",
+                    "help": "go on from the last checkpoint; "
+                    "the result equals an uninterrupted run",
+                },
+            ),
+            _DATA_ROOT,
+        ),
+    ),
+    "eval": (
+        "Test a trained model on the test set of its data: accuracy, firing rates, energy.",
+        (_RUN, _DATA_ROOT, _DEVICE, _JSON),
+    ),
+    "predict": (
+        "Name what pictures show.\n\n  saccade predict runs/digits-s0 mine.png",
+        (
+            _RUN,
+            (["images"], {"metavar": "IMAGE", "nargs": "+", "help": "picture files"}),
+            (
+                ["--top"],
+                {
+                    "type": int,
+                    "default": 3,
+                    "metavar": "N",
+                    "help": "how many classes to name (default: 3)",
+                },
+            ),
+            (
+                ["--invert"],
+                {
+                    "action": "store_true",
+                    "help": "swap black and white first, for ink "
+                    "on paper where the model learned light on dark",
+                },
+            ),
+            _JSON,
+        ),
+    ),
+    "list": (
+        "List what there is: models, attention, neurons, recipes, data, surrogates.\n\n"
+        '  saccade list models "spik*"',
+        (
+            (
+                ["kind"],
+                {
+                    "metavar": "KIND",
+                    "help": "models, attention, neurons, recipes, data or surrogates",
+                },
+            ),
+            (
+                ["pattern"],
+                {
+                    "metavar": "PATTERN",
+                    "nargs": "?",
+                    "default": "*",
+                    "help": "shell pattern (default: everything)",
+                },
+            ),
+            _JSON,
+        ),
+    ),
+    "show": (
+        "Explain a model, an attention, a neuron or a recipe: structure, parameters, paper, "
+        "published results.\n\n  saccade show spikformer_8_512",
+        ((["name"], {"metavar": "NAME", "help": "see `saccade list`"}),),
+    ),
+    "verify": (
+        "Compare our modules with golden files: outputs and gradients of the official code in "
+        "float64.\nExit status 1 where any file differs.",
+        (
+            (["files"], {"metavar": "FILE", "nargs": "+", "help": "golden .npz files"}),
+            _JSON,
+        ),
+    ),
+    "convert": (
+        "Turn an official PyTorch checkpoint into ours.\n\n"
+        "  saccade convert best.pth --model spikformer_4_384 --out best.safetensors",
+        (
+            (["checkpoint"], {"metavar": "CHECKPOINT", "help": ".pth or .pt file"}),
+            (["--model"], {"required": True, "metavar": "NAME", "help": "model it belongs to"}),
+            (["--out"], {"required": True, "metavar": "FILE", "help": ".safetensors to write"}),
+        ),
+    ),
+    "report": (
+        "Write the report page of a finished run again.",
+        ((["run"], {"metavar": "RUN", "help": "folder of a finished run"}),),
+    ),
+    "doctor": (
+        "Print versions, devices, data folder, and which fast paths are active and why.",
+        (_JSON,),
+    ),
+}

@@ -1,0 +1,98 @@
+"""Keep what a few samples do inside a model, for pictures: attention, rasters, responses."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from saccade.attention import SpikingAttention
+from saccade.nn import Neuron
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+@torch.no_grad()
+def observe(
+    model: nn.Module, x: Tensor, *, neurons: int = 96, layers: int = 4, responses: int = 10
+) -> Arrays:
+    """Run `x` once and keep arrays for plots, batch first.
+
+    Args:
+        model: any model with neurons; it runs in the mode that it is in.
+        x: pictures [B C H W] or frames [T B C H W].
+        neurons: how many neurons of a layer a raster shows, at most.
+        layers: how many layers have a raster; evenly spaced in depth.
+        responses: how many layers have a response map; likewise.
+
+    Returns:
+        attention_<i> [B T h N N] with attention_<i>_path, raster_<i> [B T n] and
+        response_<i> [B H W] likewise, and grid (H, W) of the first attention map.
+    """
+    spikes: dict[str, Tensor] = {}
+    inputs: dict[str, Tensor] = {}
+
+    def keep(store: dict[str, Tensor], path: str, which: str) -> Any:
+        def hook(module: nn.Module, args: Any, out: Tensor) -> None:
+            store[path] = out.detach() if which == "out" else args[0].detach()
+
+        return hook
+
+    mixers = {p: m for p, m in model.named_modules() if isinstance(m, SpikingAttention)}
+    hooks = [m.register_forward_hook(keep(inputs, p, "in")) for p, m in mixers.items()]
+    for path, module in model.named_modules():
+        if isinstance(module, Neuron):
+            hooks.append(module.register_forward_hook(keep(spikes, path, "out")))
+    try:
+        model(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    arrays = _maps(mixers, inputs)
+    return arrays | _rasters(spikes, neurons, layers) | _responses(spikes, responses)
+
+
+def _maps(mixers: dict[str, SpikingAttention], inputs: dict[str, Tensor]) -> Arrays:
+    arrays: Arrays = {}
+    for path, x in inputs.items():
+        scores = mixers[path].scores(x)
+        if scores is None:
+            continue
+        i = len(arrays) // 2
+        arrays[f"attention_{i}"] = _batch_first(scores).float().numpy()
+        arrays[f"attention_{i}_path"] = np.array(path)
+    if arrays:
+        first = inputs[str(arrays["attention_0_path"])]
+        arrays["grid"] = np.array(first.shape[-2:], dtype=np.int64)
+    return arrays
+
+
+def _rasters(spikes: dict[str, Tensor], neurons: int, layers: int) -> Arrays:
+    arrays: Arrays = {}
+    for i, path in enumerate(_spaced(list(spikes), layers)):
+        trains = _batch_first(spikes[path]).flatten(2)
+        pick = torch.linspace(0, trains.shape[-1] - 1, min(neurons, trains.shape[-1])).long()
+        arrays[f"raster_{i}"] = trains[..., pick].to(torch.uint8).numpy()
+        arrays[f"raster_{i}_path"] = np.array(path)
+    return arrays
+
+
+def _responses(spikes: dict[str, Tensor], count: int) -> Arrays:
+    arrays: Arrays = {}
+    planar = [path for path, s in spikes.items() if s.dim() == 5]
+    for i, path in enumerate(_spaced(planar, count)):
+        arrays[f"response_{i}"] = _batch_first(spikes[path]).mean((1, 2)).float().numpy()
+        arrays[f"response_{i}_path"] = np.array(path)
+    return arrays
+
+
+def _batch_first(x: Tensor) -> Tensor:
+    return x.transpose(0, 1).cpu()
+
+
+def _spaced(names: list[str], count: int) -> Iterable[str]:
+    """At most `count` of the names, evenly spaced, the first and the last among them."""
+    if len(names) <= count:
+        return names
+    return [names[round(i * (len(names) - 1) / (count - 1))] for i in range(count)]

@@ -1,0 +1,210 @@
+"""Count what a model does while it runs: spikes by layer and step, additions, multiplications.
+
+Our rule. A layer whose input is integers (spikes, or a residual stream of summed spikes) adds:
+an input n counts n additions for each weight that it meets, zero padding counted as nothing. A
+layer whose input is real-valued multiplies: its dense multiply-accumulates, once where every
+step shows the same picture. An attention product counts what its Op declares.
+
+The paper's rule (Spikformer, arXiv:2209.15425, App. C.2), kept beside it: a layer takes
+rate * T * FLOPs additions, where rate is the share of non-zero inputs; the first convolution
+takes FLOPs multiply-accumulates, whatever T. For the attention product, the rate is the mean
+over its spike inputs [our reading; the paper does not say].
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d
+
+from saccade.analysis.energy import HOROWITZ_45NM, Energy
+from saccade.nn import Neuron
+from saccade.ops import Op, listening
+
+
+@dataclass
+class LayerCount:
+    """Operations of one layer, summed over the images seen."""
+
+    kind: str
+    sops: float = 0.0
+    macs: float = 0.0
+    paper_sops: float = 0.0
+    paper_macs: float = 0.0
+    inputs: float = 0.0
+    nonzero: float = 0.0
+    total: float = 0.0
+
+
+@dataclass
+class Recording:
+    """What `record` has seen so far."""
+
+    images: int = 0
+    layers: dict[str, LayerCount] = field(default_factory=dict)
+    spikes: dict[str, Tensor] = field(default_factory=dict)
+    slots: dict[str, int] = field(default_factory=dict)
+
+    def rates(self) -> dict[str, list[float]]:
+        """Mean firing rate of each neuron layer at each step, by module path."""
+        return {path: (s / self.slots[path]).tolist() for path, s in self.spikes.items()}
+
+    def mean_rates(self) -> dict[str, float]:
+        """Mean firing rate of each neuron layer over all steps."""
+        return {path: sum(r) / len(r) for path, r in self.rates().items()}
+
+    def table(self, energy: Energy = HOROWITZ_45NM) -> list[dict[str, Any]]:
+        """One row a layer, per image, in the order of the first run; energies in mJ."""
+        n = max(1, self.images)
+        return [
+            {
+                "path": path,
+                "kind": c.kind,
+                "sops": c.sops / n,
+                "macs": c.macs / n,
+                "energy_mj": energy.millijoules(c.sops / n, c.macs / n),
+                "paper_sops": c.paper_sops / n,
+                "paper_macs": c.paper_macs / n,
+                "input_rate": c.nonzero / max(1.0, c.total),
+                "input_mean": c.inputs / max(1.0, c.total),
+            }
+            for path, c in self.layers.items()
+        ]
+
+    def totals(self, energy: Energy = HOROWITZ_45NM) -> dict[str, Any]:
+        """Additions, multiply-accumulates and mJ per image, by our rule and by the paper's."""
+        rows = self.table(energy)
+
+        def total(column: str) -> float:
+            return float(sum(row[column] for row in rows))
+
+        sops, macs = total("paper_sops"), total("paper_macs")
+        paper = {"name": "Spikformer, App. C.2", "sops": sops, "macs": macs}
+        return {
+            "sops": total("sops"),
+            "macs": total("macs"),
+            "energy_mj": energy.millijoules(total("sops"), total("macs")),
+            "paper_rule": paper | {"energy_mj": energy.millijoules(sops, macs)},
+            "energy_constants": {
+                "ac_pj": energy.ac_pj,
+                "mac_pj": energy.mac_pj,
+                "note": energy.note,
+            },
+        }
+
+
+@contextmanager
+def record(model: nn.Module) -> Iterator[Recording]:
+    """Inside this block every call of `model` is counted; the model computes as ever.
+
+    The model takes pictures [B C H W] or frames [T B C H W] as its first argument.
+    """
+    watch = _Watch(model)
+    try:
+        with listening(watch.op):
+            yield watch.seen
+    finally:
+        watch.close()
+
+
+class _Watch:
+    """Hooks on every module; keeps the path of the module that runs."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.seen = Recording()
+        self.stack: list[str] = []
+        self.batch, self.fired = 1, False
+        self.hooks: list[Any] = [model.register_forward_pre_hook(self._begin)]
+        for path, module in model.named_modules():
+            self.hooks.append(module.register_forward_pre_hook(self._enter(path)))
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                self.hooks.append(module.register_forward_hook(self._layer(path)))
+            if isinstance(module, Neuron):
+                self.hooks.append(module.register_forward_hook(self._neuron(path)))
+            self.hooks.append(module.register_forward_hook(self._leave, always_call=True))
+
+    def close(self) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+    def _begin(self, module: nn.Module, args: Any) -> None:
+        self.batch, self.fired = args[0].shape[-4], False
+        self.seen.images += self.batch
+
+    def _enter(self, path: str) -> Any:
+        return lambda module, args: self.stack.append(path)
+
+    def _leave(self, module: nn.Module, args: Any, out: Any) -> None:
+        self.stack.pop()
+
+    def _neuron(self, path: str) -> Any:
+        def hook(module: nn.Module, args: Any, out: Tensor) -> None:
+            self.fired = True
+            spikes = out.detach().flatten(1).sum(1, dtype=torch.float64).cpu()
+            before = self.seen.spikes.get(path)
+            self.seen.spikes[path] = spikes if before is None else before + spikes
+            self.seen.slots[path] = self.seen.slots.get(path, 0) + out[0].numel()
+
+        return hook
+
+    def _layer(self, path: str) -> Any:
+        def hook(module: nn.Conv2d | nn.Linear, args: Any, out: Tensor) -> None:
+            x = args[0].detach().flatten(0, -4 if isinstance(module, nn.Conv2d) else -2)
+            count = self._count(path, "conv" if isinstance(module, nn.Conv2d) else "linear", x)
+            dense = float(out.numel()) * module.weight[0].numel()
+            once = dense * self.batch / len(x)
+            if _is_integer(x):
+                count.sops += _additions(module, x)
+            else:
+                count.macs += once if self._repeats(x) else dense
+            if self.fired:
+                count.paper_sops += dense * _share_nonzero(x)
+            else:
+                count.paper_macs += once
+
+        return hook
+
+    def op(self, op: Op, args: tuple[Any, ...], out: Any) -> None:
+        """An Op ran: count its synaptic additions, if it has any."""
+        if op.additions is None or op.dense is None:
+            return
+        spikes = [a.detach() for a in args if isinstance(a, Tensor)]
+        path = self.stack[-1] if self.stack else ""
+        count = self._count(f"{path} ({op.name})", op.name, *spikes)
+        count.sops += op.additions(args, out)
+        count.paper_sops += op.dense(args) * sum(map(_share_nonzero, spikes)) / len(spikes)
+
+    def _count(self, path: str, kind: str, *inputs: Tensor) -> LayerCount:
+        count = self.seen.layers.setdefault(path, LayerCount(kind))
+        for x in inputs:
+            count.inputs += x.sum(dtype=torch.float64).item()
+            count.nonzero += x.count_nonzero().item()
+            count.total += x.numel()
+        return count
+
+    def _repeats(self, x: Tensor) -> bool:
+        """Whether frames [T*B ...] are the same at every step."""
+        steps = x.reshape(-1, self.batch, *x.shape[1:])
+        return len(steps) > 1 and bool((steps == steps[:1]).all())
+
+
+def _is_integer(x: Tensor) -> bool:
+    return bool((x == x.round()).all())
+
+
+def _share_nonzero(x: Tensor) -> float:
+    return x.count_nonzero().item() / x.numel()
+
+
+def _additions(module: nn.Conv2d | nn.Linear, x: Tensor) -> float:
+    """Sum over inputs of |n| times the number of weights that meet it."""
+    if isinstance(module, nn.Linear):
+        return x.abs().sum(dtype=torch.float64).item() * module.out_features
+    # weights are alike for this count: one channel of ones, so that borders are exact
+    total = x.abs().sum(1, keepdim=True, dtype=torch.float64)
+    ones = torch.ones(1, 1, *module.kernel_size, dtype=total.dtype, device=x.device)
+    met = conv2d(total, ones, None, module.stride, module.padding, module.dilation)
+    return met.sum().item() * module.out_channels / module.groups

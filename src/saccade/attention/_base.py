@@ -1,0 +1,125 @@
+"""The attention contract: a map from [T B C H W] to the same shape, built for a `Site`."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from saccade._registry import Part, Registry
+from saccade._sources import Equation, Source
+from saccade.nn import Neuron, make_neuron
+
+ATTENTION: Registry[type["SpikingAttention"]] = Registry("attention")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """Where an attention is installed: all that the body of a model knows about the place.
+
+    Args:
+        dim: channels C.
+        heads: h; d = C / h channels each.
+        T: time steps that the model is built for.
+        grid: (H, W) of the tokens; N = H * W.
+        neuron: the neuron in use, by name or by name and options.
+
+    Raises:
+        ValueError: for sizes below 1, or heads that do not divide dim.
+    """
+
+    dim: int
+    heads: int = 8
+    T: int = 4
+    grid: tuple[int, int] = (8, 8)
+    neuron: Part = "lif"
+
+    def __post_init__(self) -> None:
+        for name, size in (("dim", self.dim), ("heads", self.heads), ("T", self.T)):
+            if size < 1:
+                raise ValueError(f"got {name}={size}, expected 1 or more")
+        if min(self.grid) < 1:
+            raise ValueError(f"got grid={self.grid}, expected sides of 1 or more")
+        if self.dim % self.heads:
+            fit = [h for h in range(1, self.dim + 1) if self.dim % h == 0]
+            best = min(fit, key=lambda h: abs(h - self.heads))
+            raise ValueError(
+                f"got dim={self.dim} and heads={self.heads}, expected heads that divide dim; the "
+                f"nearest is heads={best}"
+            )
+
+    @property
+    def tokens(self) -> int:
+        """N = H * W."""
+        return self.grid[0] * self.grid[1]
+
+    def fires(self, **constants: Any) -> Neuron:
+        """A neuron of the site's kind; `constants` win over the site's."""
+        return make_neuron(self.neuron, **constants)
+
+
+class SpikingAttention(nn.Module, ABC):
+    """Abstract. A subclass is final: it declares its source and defines `forward` and `adds`.
+
+    A mixer maps spikes to spikes; a gate maps currents to currents.
+    """
+
+    source: ClassVar[Source]
+    equations: ClassVar[tuple[Equation, ...]]
+    kind: ClassVar[Literal["mixer", "gate"]] = "mixer"
+    causal: ClassVar[bool] = True  # False where a step may see later steps, as temporal gates do
+    golden: ClassVar[Literal["official", "independent reference", "reconstruction"]]
+    site: Site
+
+    @abstractmethod
+    def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B C H W"]:
+        """Mix information across time, channels or tokens."""
+
+    @abstractmethod
+    def adds(self) -> int:
+        """Additions of the mixing for one sample if every spike fires (projections aside)."""
+
+    def scores(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B h N N"] | None:
+        """How loudly each token (row) hears each other (column); None where there is no map."""
+        return None
+
+
+def create_attention(
+    name: str,
+    *,
+    dim: int,
+    heads: int = 8,
+    T: int = 4,
+    grid: tuple[int, int] = (8, 8),
+    neuron: Part = "lif",
+    **options: Any,
+) -> SpikingAttention:
+    """Build an attention by name, for use inside any model.
+
+    Args:
+        name: see `list_attention()`.
+        dim: channels C of its input [T B C H W].
+        heads: h; must divide dim.
+        T: time steps; only mechanisms whose parameters depend on T hold you to it.
+        grid: (H, W) of the tokens.
+        neuron: name, or {"name": ..., options}.
+        options: of the mechanism.
+
+    Raises:
+        ValueError: for an unknown name or option (the nearest is named), or sizes that do not
+            fit together.
+    """
+    site = Site(dim=dim, heads=heads, T=T, grid=grid, neuron=neuron)
+    return install(site, {"name": name, **options})
+
+
+def install(site: Site, part: Part) -> SpikingAttention:
+    """Build an attention part for a site, as the body of a model does."""
+    attention: SpikingAttention = ATTENTION.build(part, site)
+    return attention
+
+
+def list_attention(pattern: str = "*") -> list[str]:
+    """Names of the attention mechanisms that match a shell pattern."""
+    return ATTENTION.list(pattern)

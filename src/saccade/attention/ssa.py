@@ -1,0 +1,158 @@
+"""Spiking self-attention: softmax-free attention between spike trains.
+
+Source: Zhou et al., "Spikformer", ICLR 2023, arXiv:2209.15425v2. Equations: SSA-1 to SSA-3.
+Axes: T time, B batch, C channel, H W grid, N = H*W tokens, h heads, d = C/h.
+
+Official code (three copies) differs from the paper in its constants only: the scale is 0.125
+for CIFAR and ImageNet and 0.25 for CIFAR10-DVS whatever d is; the paper calls it learnable for
+event data. The copies multiply in different orders, with equal results.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saccade._keymap import KeyMap
+from saccade._sources import Equation
+from saccade.attention._base import ATTENTION, Site, SpikingAttention
+from saccade.nn import Projection, merge_heads, split_heads
+from saccade.nn.stems import SPIKFORMER
+from saccade.ops import Op
+
+Heads = Float[Tensor, "T B h N d"]
+
+
+def _mix_reference(q: Heads, k: Heads, v: Heads, scale: float) -> Heads:
+    """Eq. SSA-2 in the order printed, (Q K^T) V s: O(N^2 d) additions."""
+    return (q @ k.mT) @ v * scale
+
+
+def _mix_example() -> tuple[Tensor, Tensor, Tensor, float]:
+    g = torch.Generator().manual_seed(0)
+    q, k, v = (torch.rand(2, 3, 4, 9, 5, generator=g).round() for _ in range(3))
+    return q, k, v, 0.125
+
+
+def _mix_additions(args: tuple[Any, ...], out: Any) -> float:
+    """Coincidences of the first product, then its integers wherever a spike selects them."""
+    q, k, v, scale = (a.detach().double() if torch.is_tensor(a) else a for a in args)
+    N, d = q.shape[-2:]
+    # the cheaper order: coincidences of Q with K, or of K with V, summed without the product
+    first = (k.sum(-1) * v.sum(-1)).sum() if d < N else (q.sum(-2) * k.sum(-2)).sum()
+    return float(first + out.detach().double().sum() / scale)
+
+
+def _mix_dense(args: tuple[Any, ...]) -> float:
+    """Multiply-accumulates of the cheaper order on dense inputs."""
+    q = args[0]
+    return float(2 * q.numel() * min(q.shape[-2:]))
+
+
+mix = Op("ssa_mix", _mix_reference, _mix_example, _mix_additions, _mix_dense)
+
+
+def _too_few_tokens(q: Heads, k: Heads, v: Heads, scale: float) -> str | None:
+    N, d = q.shape[-2:]
+    return None if d < N else f"{N} tokens are not more than {d} channels a head"
+
+
+@mix.fast("reassociated", refuses=_too_few_tokens)
+def _mix_reassociated(q: Heads, k: Heads, v: Heads, scale: float) -> Heads:
+    """Q (K^T V) s: O(N d^2). Bit-equal, because sums of spikes are integers below 2**24."""
+    return q @ (k.mT @ v) * scale
+
+
+@ATTENTION.add("ssa")
+class SSA(SpikingAttention):
+    """Eq. SSA-1 to SSA-3: q, k, v are spikes; their product is a current, which fires again.
+
+    Args:
+        site: where the mechanism sits.
+        scale: s in Eq. SSA-2, outside the product. A power of two keeps it exact.
+        qkv_bias: whether the projections of q, k and v have a bias: they do in the official
+            CIFAR code, and do not in the others. The output projection always has one.
+        v_threshold: of the neuron behind the product; 0.5 in paper and code.
+
+    Raises:
+        ValueError: for a scale that is not above 0.
+    """
+
+    source = SPIKFORMER
+    golden = "official"
+    equations = (
+        Equation(
+            name="SSA-1",
+            text="Q = SN(BN(X W_Q)), K = SN(BN(X W_K)), V = SN(BN(X W_V))",
+            source=SPIKFORMER,
+            where="section 3.3; printed number not verified",
+            code="saccade.attention.ssa.SSA",
+        ),
+        Equation(
+            name="SSA-2",
+            text="SSA'(Q, K, V) = SN(Q K^T V * s)",
+            source=SPIKFORMER,
+            where="section 3.3; printed number not verified",
+            code="saccade.attention.ssa.mix",
+        ),
+        Equation(
+            name="SSA-3",
+            text="SSA(Q, K, V) = SN(BN(Linear(SSA'(Q, K, V))))",
+            source=SPIKFORMER,
+            where="section 3.3; printed number not verified",
+            code="saccade.attention.ssa.SSA",
+        ),
+    )
+
+    def __init__(
+        self, site: Site, *, scale: float = 0.125, qkv_bias: bool = False, v_threshold: float = 0.5
+    ) -> None:
+        super().__init__()
+        if not scale > 0:
+            raise ValueError(f"got scale={scale}, expected a number above 0 (the paper's is 0.125)")
+        self.site, self.scale = site, scale
+        self.q, self.k, self.v = (
+            Projection(site.dim, site.dim, bias=qkv_bias, neuron=site.neuron) for _ in "qkv"
+        )
+        self.fire = site.fires(v_threshold=v_threshold)
+        self.out = Projection(site.dim, site.dim, bias=True, neuron=site.neuron)
+
+    def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B C H W"]:
+        """Integers in, spikes out."""
+        q, k, v = (split_heads(p(x), self.site.heads) for p in (self.q, self.k, self.v))
+        current = merge_heads(mix(q, k, v, self.scale), (x.shape[-2], x.shape[-1]))
+        out: Tensor = self.out(self.fire(current))
+        return out
+
+    def adds(self) -> int:
+        """Additions of the cheaper of the two orders of Eq. SSA-2."""
+        s = self.site
+        return 2 * s.T * s.tokens * s.dim * min(s.tokens, s.dim // s.heads)
+
+    def scores(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B h N N"]:
+        """Q K^T s: non-negative, rows are queries."""
+        q, k = (split_heads(p(x), self.site.heads) for p in (self.q, self.k))
+        return q @ k.mT * self.scale
+
+
+_STEMS = (("q", "q"), ("k", "k"), ("v", "v"), ("proj", "out"))
+KEYS = KeyMap(
+    rules=tuple(
+        rule
+        for official, ours in _STEMS
+        for rule in (
+            (rf"{official}_(?:linear|conv)\.(weight|bias)", rf"{ours}.conv.\1"),
+            (rf"{official}_bn\.(.+)", rf"{ours}.norm.\1"),
+        )
+    )
+)
+"""Parameters of the official SSA; the CIFAR copy has Linear layers, the others convolutions."""
+
+NEURONS = KeyMap(
+    rules=(
+        *((f"{official}_lif", f"{ours}.neuron") for official, ours in _STEMS),
+        ("attn_lif", "fire"),
+    )
+)
+"""Its spiking layers."""

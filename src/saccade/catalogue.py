@@ -1,0 +1,191 @@
+"""What there is, in words: for `saccade list`, `show` and `doctor`, and for the docs."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saccade._registry import keywords, nearest, split_part
+from saccade._sources import Equation
+from saccade.attention import ATTENTION, SpikingAttention
+from saccade.data import DATA, data_root
+from saccade.models import MODELS, ModelEntry, create_model
+from saccade.nn import NEURON
+from saccade.nn.neurons import EQUATIONS as NEURON_EQUATIONS
+from saccade.ops import OPS, SURROGATE
+from saccade.train.recipe import list_recipes, load_recipe
+from saccade.train.run import hardware, versions
+
+Rows = list[dict[str, str]]
+
+
+def _first_line(thing: Any) -> str:
+    return (inspect.getdoc(thing) or "").partition("\n")[0]
+
+
+def _recipe_rows() -> dict[str, str]:
+    return {name: load_recipe(path).about for name, path in list_recipes().items()}
+
+
+KINDS: dict[str, Callable[[], dict[str, str]]] = {
+    "models": lambda: {n: MODELS[n].about for n in MODELS},
+    "attention": lambda: {n: _first_line(ATTENTION[n]) for n in ATTENTION},
+    "neurons": lambda: {n: NEURON[n].about for n in NEURON},
+    "recipes": _recipe_rows,
+    "data": lambda: {n: _first_line(DATA[n]) for n in DATA},
+    "surrogates": lambda: {
+        n: f"alpha {SURROGATE[n].alpha:g}, {SURROGATE[n].source}" for n in SURROGATE
+    },
+}
+
+
+def list_kind(kind: str, pattern: str = "*") -> Rows:
+    """Name and one line about each thing of a kind that matches a shell pattern.
+
+    Raises:
+        ValueError: for an unknown kind, naming the nearest.
+    """
+    from fnmatch import fnmatchcase
+
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind {kind!r}; {nearest(kind, list(KINDS))}")
+    rows = KINDS[kind]().items()
+    return [{"name": name, "about": about} for name, about in rows if fnmatchcase(name, pattern)]
+
+
+def describe_name(name: str) -> str:
+    """What `saccade show` prints of a model, an attention, a neuron or a recipe.
+
+    Raises:
+        ValueError: for an unknown name, naming the nearest.
+    """
+    if name in MODELS:
+        return describe_model(name)
+    if name in ATTENTION:
+        return describe_attention(name)
+    if name in NEURON:
+        options = ", ".join(keywords(NEURON[name]))
+        return f"{name}: {inspect.getdoc(NEURON[name])}\n\nOptions: {options}"
+    if name in (recipes := list_recipes()):
+        return recipes[name].read_text(encoding="utf-8").rstrip()
+    known = [*MODELS, *ATTENTION, *NEURON, *recipes]
+    raise ValueError(f"nothing is called {name!r}; {nearest(name, known)}")
+
+
+def describe_model(name: str) -> str:
+    """Structure, parameters, paper and published results of a model."""
+    entry, c = MODELS[name], MODELS[name].config
+    model = create_model(name)
+    attention, options = split_part(c.attention)
+    lines = [
+        f"{name}: {entry.about}",
+        "",
+        "Structure",
+        f"  input       [B, {c.in_channels}, {c.size[0]}, {c.size[1]}] shown for T={c.T} steps, "
+        f"or [T, B, {c.in_channels}, {c.size[0]}, {c.size[1]}]",
+        f"  stem        {split_part(c.stem)[0]} -> {c.dim} channels on a grid of "
+        f"{model.stem.grid[0]} x {model.stem.grid[1]} tokens",
+        f"  blocks      {c.depth} x [{attention} with {c.heads} heads, MLP x{c.mlp_ratio:g}]; "
+        "branches are added (integers)",
+        f"  attention   {attention} " + ", ".join(f"{k}={v}" for k, v in options.items()),
+        f"  neuron      {split_part(c.neuron)[0]}",
+        f"  head        mean over tokens and steps, linear to {c.num_classes} classes",
+        "",
+        "Parameters",
+        *(f"  {part:<11} {_count(module):>12,}" for part, module in model.named_children()),
+        f"  {'all':<11} {_count(model):>12,}",
+        "",
+        *_paper_lines(entry),
+    ]
+    return "\n".join(lines)
+
+
+def _paper_lines(entry: ModelEntry) -> list[str]:
+    s = entry.source
+    lines = ["Paper", f"  {s.title}. {s.venue} {s.year}. {s.url}", "", "Published results"]
+    lines += [f"  {r.dataset:<18} {r.metric:<12} {r.value:g} {r.note}" for r in entry.results]
+    if not entry.results:
+        lines.append("  none")
+    lines.append("  (what the authors report; measured here: see records/)")
+    return [*lines, "", entry.note] if entry.note else lines
+
+
+def _count(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def describe_attention(name: str) -> str:
+    """Equations, options, cost and source of an attention."""
+    cls: type[SpikingAttention] = ATTENTION[name]
+    s = cls.source
+    lines = [
+        f"{name}: {inspect.getdoc(cls)}",
+        "",
+        "Equations",
+        *(f"  {e.name:<8} {e.text}" for e in cls.equations),
+        "",
+        f"Kind {cls.kind}; {'causal' if cls.causal else 'not causal'} in time; compared with "
+        f"golden files: {cls.golden}",
+        f"Options: {', '.join(keywords(cls))}",
+        f"Paper: {s.title}. {s.venue} {s.year}. {s.url}",
+    ]
+    return "\n".join(lines)
+
+
+def all_equations() -> list[Equation]:
+    """Every equation that the code declares, neurons first."""
+    found = list(NEURON_EQUATIONS)
+    for name in ATTENTION:
+        found += [e for e in ATTENTION[name].equations if e not in found]
+    return found
+
+
+def diagnosis() -> dict[str, dict[str, str]]:
+    """What `saccade doctor` prints."""
+    root = data_root()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    facts = {k: str(v) for k, v in hardware(device).items() if v is not None}
+    if device.type == "cpu":
+        facts["cuda"] = "not available: " + (
+            "this torch is built without it" if torch.version.cuda is None else "no device found"
+        )
+    return {
+        "versions": versions() | _optional(),
+        "hardware": facts,
+        "data": {"folder": f"{root} ({_presence(root)})"},
+        "fast paths (on each op's example)": {
+            f"{op.name}: {variant}": verdict
+            for op in OPS.values()
+            for variant, verdict in op.explain(*op.example()).items()
+        },
+    }
+
+
+def _presence(root: Path) -> str:
+    if not root.is_dir():
+        return "not there yet; data sets are downloaded into it"
+    inside = sorted(p.name for p in root.iterdir() if p.is_dir())
+    return "holds " + ", ".join(inside) if inside else "empty"
+
+
+def _optional() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for package, extra in {
+        "matplotlib": "report",
+        "jinja2": "report",
+        "scikit-learn": "demo",
+        "pillow": "demo",
+    }.items():
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = f'missing: pip install "saccade[{extra}]"'
+    try:
+        found["triton"] = version("triton")
+    except PackageNotFoundError:
+        found["triton"] = "not installed; no kernel of this release needs it"
+    return found

@@ -1,0 +1,295 @@
+"""The command line: `saccade COMMAND --help` explains each command."""
+
+import argparse
+import json
+import logging
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.logging import RichHandler
+
+from saccade._flags import FLAGS
+
+out, err = Console(), Console(stderr=True)
+Arguments = argparse.Namespace
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    arguments = _parse(argv)
+    handler = RichHandler(console=err, show_path=False, show_time=False)
+    logging.getLogger("saccade").addHandler(handler)
+    logging.getLogger("saccade").setLevel(logging.INFO)
+    try:
+        status: int = arguments.command(arguments)
+        return status
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        err.print(f"[bold red]saccade: error:[/] {_plain(error)}", highlight=False, soft_wrap=True)
+        return 1
+    finally:
+        logging.getLogger("saccade").removeHandler(handler)
+
+
+def _parse(argv: Sequence[str] | None) -> Arguments:
+    """As argparse does, but overrides may also stand behind options."""
+    parser = build_parser()
+    arguments, rest = parser.parse_known_args(argv)
+    flags = [word for word in rest if word.startswith("-") or "=" not in word]
+    if flags or (rest and "overrides" not in arguments):
+        parser.error(f"unrecognized arguments: {' '.join(flags or rest)}")
+    if rest:
+        arguments.overrides += rest
+    return arguments
+
+
+def _plain(text: object) -> str:
+    return str(text).replace("[", r"\[")
+
+
+def train(a: Arguments) -> int:
+    """Train a recipe, then test it once."""
+    from saccade.train import find_recipe, load_recipe
+
+    path = find_recipe(a.recipe)
+    recipe = load_recipe(path, a.overrides)
+    seeds = _seeds(a) or [recipe.seed]
+    results = []
+    for seed in seeds:
+        chosen = replace(recipe, seed=seed)
+        if Path(a.recipe).is_dir() and a.resume and a.out is None:
+            run = Path(a.recipe)
+        else:
+            run = _run_folder(a, chosen.name, seed, several=len(seeds) > 1)
+        metrics = _train_one(a, chosen, run)
+        if metrics is None:
+            return 130
+        results.append(metrics)
+    if len(results) > 1:
+        _summarise(results, Path(a.out) if a.out else None)
+    return 0
+
+
+def _train_one(a: Arguments, recipe: Any, run: Path) -> dict[str, Any] | None:
+    from saccade.train import Interrupted
+    from saccade.train import train as train_recipe
+    from saccade.train.live import Live
+
+    title = f"{recipe.name}, seed {recipe.seed}"
+    out.print(f"[bold]{title}[/] in {run}", highlight=False)
+    options = {"device": a.device, "data_root": a.data_root, "resume": a.resume}
+    try:
+        with Live(out, title) as live:
+            metrics = train_recipe(recipe, run, progress=live, **options)
+    except Interrupted:
+        out.print(f"stopped; everything is saved. Go on with:\n  saccade train {run} --resume")
+        return None
+    _print_result(metrics, run)
+    return metrics
+
+
+def _seeds(a: Arguments) -> list[int]:
+    if a.seed is not None and a.seeds is not None:
+        raise ValueError("got --seed and --seeds, expected one of them")
+    if a.seed is not None:
+        return [a.seed]
+    try:
+        return [int(s) for s in a.seeds.split(",")] if a.seeds is not None else []
+    except ValueError:
+        raise ValueError(f"got --seeds {a.seeds}, expected numbers like 0,1,2") from None
+
+
+def _run_folder(a: Arguments, name: str, seed: int, *, several: bool) -> Path:
+    """Where a run goes: as told, else runs/<recipe>-s<seed>, with a number where that is taken."""
+    if a.out is not None:
+        return Path(a.out) / f"s{seed}" if several else Path(a.out)
+    first = Path("runs") / f"{name}-s{seed}"
+    if a.resume:
+        return first
+    number, run = 1, first
+    while (run / "recipe.yaml").exists():
+        number += 1
+        run = first.with_name(f"{first.name}-{number}")
+    return run
+
+
+def _print_result(metrics: dict[str, Any], run: Path) -> None:
+    rows = {
+        "test accuracy": f"[bold]{metrics['test_accuracy']:.2%}[/] of {metrics['test_images']}",
+        "training": f"{metrics['train_seconds']:.1f} s, "
+        f"{metrics['images_per_second']:,.0f} images/s",
+        "energy": f"{metrics['energy_mj'] * 1e3:.3g} µJ an image "
+        f"({metrics['sops']:,.0f} additions, {metrics['macs']:,.0f} multiply-accumulates)",
+        "look at": str(run / "report.html") if (run / "report.html").exists() else str(run),
+    }
+    for name, value in rows.items():
+        out.print(f"  {name:<14} {value}", highlight=False, soft_wrap=True)
+
+
+def _summarise(results: list[dict[str, Any]], folder: Path | None) -> None:
+    accuracies = [m["test_accuracy"] for m in results]
+    mean, sd = statistics.mean(accuracies), statistics.stdev(accuracies)
+    summary = {
+        "recipe": results[0]["recipe"],
+        "seeds": [m["seed"] for m in results],
+        "test_accuracy": accuracies,
+        "mean": mean,
+        "sd": sd,
+        "train_seconds": [m["train_seconds"] for m in results],
+        "versions": results[0]["versions"],
+        "hardware": results[0]["hardware"],
+    }
+    out.print(f"test accuracy {mean:.2%} ± {sd:.2%} (mean and sd of {len(results)} seeds)")
+    if folder is not None:
+        from saccade.train.files import write_json
+
+        write_json(folder / "summary.json", summary)
+
+
+def evaluate(a: Arguments) -> int:
+    """Test a trained model once more."""
+    from saccade.train.apply import evaluate_run
+
+    result = evaluate_run(Path(a.run), data_root=a.data_root, device=a.device)
+    if a.json:
+        print(json.dumps(result, indent=2))
+        return 0
+    rate = statistics.mean(result["firing_rates"].values())
+    out.print(f"test accuracy [bold]{result['test_accuracy']:.2%}[/] of {result['test_images']}")
+    out.print(f"energy {result['energy_mj'] * 1e3:.3g} µJ an image, mean firing rate {rate:.1%}")
+    return 0
+
+
+def predict(a: Arguments) -> int:
+    """Name what pictures show."""
+    from saccade.train.apply import predict_files
+
+    answers = predict_files(Path(a.run), a.images, top=a.top, invert=a.invert)
+    if a.json:
+        print(json.dumps(answers, indent=2))
+        return 0
+    for answer in answers:
+        (best, p), *rest = answer["top"]
+        after = ", ".join(f"{name} {q:.1%}" for name, q in rest)
+        line = f"{answer['file']}: [bold]{best}[/] {p:.1%}" + (f"  ({after})" if rest else "")
+        out.print(line, highlight=False, soft_wrap=True)
+    return 0
+
+
+def list_names(a: Arguments) -> int:
+    """Name what a recipe may ask for."""
+    from saccade.catalogue import list_kind
+
+    rows = list_kind(a.kind, a.pattern)
+    if a.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    width = max((len(row["name"]) for row in rows), default=0)
+    for row in rows:
+        out.print(f"[bold]{row['name']:<{width}}[/]  {row['about']}", soft_wrap=True)
+    if not rows:
+        out.print(f"no {a.kind} match {a.pattern!r}")
+    return 0
+
+
+def show(a: Arguments) -> int:
+    """Explain a model, an attention or a recipe."""
+    from saccade.catalogue import describe_name
+
+    out.print(describe_name(a.name), highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def verify(a: Arguments) -> int:
+    """Compare with golden files of official code."""
+    from saccade.verify import verify as compare
+
+    verdicts = compare(a.files)
+    if a.json:
+        print(json.dumps([v.as_dict() for v in verdicts], indent=2))
+    else:
+        for v in verdicts:
+            error = "" if v.max_error is None else f"max error {v.max_error:.1e} in {v.worst}"
+            mark = "[green]equal[/]" if v.ok else "[red]fails[/]"
+            line = f"{mark}  {Path(v.file).name:<40} {error}  {_plain(v.reason)}"
+            out.print(line.rstrip(), highlight=False, soft_wrap=True)
+        out.print(f"{sum(v.ok for v in verdicts)} of {len(verdicts)} files equal")
+    return 0 if all(v.ok for v in verdicts) else 1
+
+
+def convert(a: Arguments) -> int:
+    """Turn an official checkpoint into ours."""
+    from saccade.convert import convert as load_official
+    from saccade.train import save_weights
+
+    converted = load_official(Path(a.checkpoint), a.model)
+    save_weights(Path(a.out), converted.model, {})
+    for reason in sorted(set(converted.dropped.values())):
+        keys = [k for k, why in converted.dropped.items() if why == reason]
+        out.print(f"left behind {len(keys)} keys such as {keys[0]}: {reason}", highlight=False)
+    out.print(f"wrote {a.out}; load it with saccade.load({a.out!r})", highlight=False)
+    return 0
+
+
+def report(a: Arguments) -> int:
+    """Write the report page of a run again."""
+    from saccade.report import write_report
+
+    out.print(str(write_report(Path(a.run))), highlight=False, soft_wrap=True)
+    return 0
+
+
+def doctor(a: Arguments) -> int:
+    """Say what is installed and which fast paths are active, and why."""
+    from saccade.catalogue import diagnosis
+
+    facts = diagnosis()
+    if a.json:
+        print(json.dumps(facts, indent=2))
+        return 0
+    for title, rows in facts.items():
+        out.print(f"[bold]{title}[/]")
+        for name, value in rows.items():
+            out.print(f"  {name:<28} {value}", highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Arguments], int]] = {
+    "train": train,
+    "eval": evaluate,
+    "predict": predict,
+    "list": list_names,
+    "show": show,
+    "verify": verify,
+    "convert": convert,
+    "report": report,
+    "doctor": doctor,
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    from saccade import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="saccade",
+        description="Attention for spiking neural networks. Begin with: saccade train digits",
+    )
+    parser.add_argument("--version", action="version", version=f"saccade {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, (about, options) in FLAGS.items():
+        sub = commands.add_parser(
+            name,
+            help=about.splitlines()[0],
+            description=about,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        for flags, settings in options:
+            sub.add_argument(*flags, **settings)
+        sub.set_defaults(command=COMMANDS[name])
+    return parser

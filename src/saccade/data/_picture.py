@@ -1,0 +1,85 @@
+"""One picture file as an array, through Pillow: folders of images and single predictions."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import UInt8
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"})
+"""File endings that are taken for pictures, in lower case."""
+
+
+def read_image(
+    path: str | Path, *, image_size: int | Sequence[int] | None, channels: int
+) -> UInt8[np.ndarray, "C H W"]:
+    """Read a picture, upright, resized and with the channels asked for.
+
+    The camera's orientation mark (EXIF) is honoured, transparent pixels become black, 16-bit grey
+    is cut to its upper 8 bits, and of an animation the first frame is taken.
+
+    Args:
+        path: of the file.
+        image_size: (H, W) or the side of a square, in pixels: bilinear, aspect not kept.
+            None keeps the picture's own size.
+        channels: 1 for grey, 3 for red-green-blue.
+
+    Raises:
+        ValueError: for a bad size or number of channels, or a file that is no sound picture.
+        FileNotFoundError: where there is no such file.
+        ImportError: without Pillow.
+    """
+    size = image_grid(image_size)
+    if channels not in (1, 3):
+        raise ValueError(f"got channels={channels}, expected 1 (grey) or 3 (red-green-blue)")
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise ImportError("reading pictures needs Pillow: pip install saccade[demo]") from error
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file, expected a picture")
+    try:
+        with Image.open(path) as opened:
+            opened.load()
+            picture = _to_mode(ImageOps.exif_transpose(opened), "L" if channels == 1 else "RGB")
+    except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
+        raise ValueError(f"{path}: got {error}, expected a readable picture") from error
+    if size and picture.size != size[::-1]:
+        picture = picture.resize(size[::-1], Image.Resampling.BILINEAR)
+    pixels = np.asarray(picture, dtype=np.uint8)
+    return np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], channels).transpose(2, 0, 1))
+
+
+def image_grid(image_size: int | Sequence[int] | None) -> tuple[int, int] | None:
+    """(H, W) of a size given as a side, as a pair, or not at all.
+
+    Raises:
+        ValueError: unless it is one or two whole numbers above 0.
+    """
+    if image_size is None:
+        return None
+    sides = [image_size] * 2 if isinstance(image_size, int) else list(image_size)
+    if len(sides) != 2 or not all(isinstance(s, int) and s > 0 for s in sides):
+        raise ValueError(
+            f"got image_size={image_size!r}, expected a number of pixels or a pair (H, W)"
+        )
+    return sides[0], sides[1]
+
+
+def _to_mode(picture: "Image", mode: str) -> "Image":
+    from PIL import Image
+
+    if picture.mode in ("I", "F"):
+        raise ValueError("32-bit pixels, whose white is unknown")
+    if picture.mode.startswith("I;16"):  # Pillow's own conversion has clipped these at 255
+        high = (np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8)
+        return Image.fromarray(high).convert(mode)
+    if picture.has_transparency_data:
+        layer = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer)
+    return picture.convert(mode)

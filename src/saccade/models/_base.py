@@ -1,0 +1,108 @@
+"""The catalogue of named models."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from saccade._keymap import KeyMap
+from saccade._registry import Part, Registry, nearest, split_part
+from saccade._sources import Result, Source
+from saccade.models.transformer import SpikingTransformer, TransformerConfig
+
+MODELS: Registry["ModelEntry"] = Registry("model")
+PARTS = ("attention", "stem", "neuron")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEntry:
+    """A named configuration: what it builds, where it comes from, what its authors report.
+
+    `keys` translates official checkpoints; `note` says what a user should know before citing.
+    """
+
+    config: TransformerConfig
+    source: Source
+    about: str
+    results: tuple[Result, ...] = ()
+    keys: KeyMap | None = None
+    note: str = ""
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the models that match a shell pattern, such as "spik*"."""
+    return MODELS.list(pattern)
+
+
+def resolve(name: str, options: Mapping[str, Any]) -> TransformerConfig:
+    """The configuration of a named model with some fields replaced.
+
+    A part that names the model's own choice keeps the options that it does not mention.
+
+    Raises:
+        ValueError: for an unknown model or field, naming the nearest.
+    """
+    config = MODELS[name].config
+    known = [f.name for f in fields(config)]
+    changes: dict[str, Any] = {}
+    for option, value in options.items():
+        if option not in known:
+            raise ValueError(f"model {name!r} has no option {option!r}; {nearest(option, known)}")
+        changes[option] = _merged(getattr(config, option), value) if option in PARTS else value
+    return replace(config, **changes)
+
+
+def _merged(default: Part, part: Part) -> Part:
+    name, options = split_part(default)
+    wanted, given = split_part(part)
+    return {"name": wanted, **(options if wanted == name else {}), **given}
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    T: int | None = None,
+    attention: Part | None = None,
+    **options: Any,
+) -> SpikingTransformer:
+    """Build a model by name; what is not given stays as the named configuration has it.
+
+    Args:
+        name: see `list_models()`.
+        num_classes: K of the head.
+        in_channels: channels of the picture.
+        image_size: side, or (H, W), in pixels; any size that the stem divides.
+        T: time steps that a static picture is shown for.
+        attention: name, or {"name": ..., options}; see `list_attention()`.
+        options: further fields of `TransformerConfig`, such as dim, depth, heads, neuron.
+
+    Returns:
+        a model whose call takes [B C H W] or [T B C H W] and returns logits [B K].
+
+    Raises:
+        ValueError: for an unknown name or option (the nearest is named), or sizes that do not
+            fit together.
+    """
+    given = {
+        "num_classes": num_classes,
+        "in_channels": in_channels,
+        "image_size": image_size,
+        "T": T,
+        "attention": attention,
+    }
+    options |= {field: value for field, value in given.items() if value is not None}
+    model = SpikingTransformer(resolve(name, options))
+    model.name = name
+    return model
+
+
+def describe(model: SpikingTransformer) -> dict[str, Any]:
+    """Name and whole configuration, as stored beside weights: `rebuild` is the inverse."""
+    return {"name": model.name, "config": asdict(model.config)}
+
+
+def rebuild(description: Mapping[str, Any]) -> SpikingTransformer:
+    """The model that `describe` described, with fresh weights."""
+    return create_model(description["name"], **description["config"])

@@ -1,0 +1,87 @@
+"""Layers on [T B C H W]: each step of each sample is a frame, time meets only in the neurons."""
+
+from collections.abc import Callable
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from saccade._registry import Part
+from saccade.nn.neurons import make_neuron
+
+
+def per_frame(
+    fn: Callable[[Tensor], Tensor], x: Float[Tensor, "T B C H W"]
+) -> Float[Tensor, "T B *frame"]:
+    """Apply a function of frames [N C H W] to every step and sample.
+
+    Batch norm inside it pools its statistics over time as well, as the official codes do.
+    """
+    y = fn(x.flatten(0, 1))
+    return y.reshape(*x.shape[:2], *y.shape[1:])
+
+
+class Projection(nn.Module):
+    """Convolution, batch norm, neuron: integers or reals in, spikes out.
+
+    Args:
+        c_in, c_out: channels.
+        kernel: side of the square kernel; the padding keeps the grid. 1 is a linear map.
+        bias: of the convolution. Batch norm follows and makes it redundant; some official
+            models have it all the same.
+        neuron: by name, or name and options.
+    """
+
+    def __init__(
+        self, c_in: int, c_out: int, *, kernel: int = 1, bias: bool = False, neuron: Part = "lif"
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, bias=bias)
+        self.norm = nn.BatchNorm2d(c_out)
+        self.neuron = make_neuron(neuron)
+
+    def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B D H W"]:
+        """Project channels; time, batch and grid stay."""
+        spikes: Tensor = self.neuron(per_frame(lambda frames: self.norm(self.conv(frames)), x))
+        return spikes
+
+
+class MLP(nn.Module):
+    """Two projections at every token: C -> hidden -> C.
+
+    Source: Spikformer, arXiv:2209.15425. Both linear maps have a bias in the official code.
+    """
+
+    def __init__(self, dim: int, hidden: int, *, out: int | None = None, neuron: Part) -> None:
+        super().__init__()
+        self.fc1 = Projection(dim, hidden, bias=True, neuron=neuron)
+        self.fc2 = Projection(hidden, out or dim, bias=True, neuron=neuron)
+
+    def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B D H W"]:
+        """Spikes in, spikes out."""
+        y: Tensor = self.fc2(self.fc1(x))
+        return y
+
+
+class Head(nn.Module):
+    """Mean over the grid, then one linear map: logits of every step."""
+
+    def __init__(self, dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(dim, num_classes)
+
+    def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B K"]:
+        """Real-valued logits; averaging them over T is the caller's."""
+        logits: Tensor = self.linear(x.mean((-2, -1)))
+        return logits
+
+
+def split_heads(x: Float[Tensor, "T B C H W"], heads: int) -> Float[Tensor, "T B h N d"]:
+    """Grid to tokens (row-major), channels to heads: channel head * d + j."""
+    T, B, C, H, W = x.shape
+    return x.reshape(T, B, heads, C // heads, H * W).mT
+
+
+def merge_heads(x: Float[Tensor, "T B h N d"], grid: tuple[int, int]) -> Float[Tensor, "T B C H W"]:
+    """Inverse of `split_heads`."""
+    T, B, h, _, d = x.shape
+    return x.mT.reshape(T, B, h * d, *grid)

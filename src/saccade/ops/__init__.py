@@ -1,0 +1,11 @@
+"""Pure functions on tensors: no parameters, no hidden state."""
+
+from saccade.ops._op import OPS as OPS
+from saccade.ops._op import Op as Op
+from saccade.ops._op import listening as listening
+from saccade.ops._op import reference_only as reference_only
+from saccade.ops.lif import Fire as Fire
+from saccade.ops.lif import lif as lif
+from saccade.ops.surrogate import SURROGATE as SURROGATE
+from saccade.ops.surrogate import Surrogate as Surrogate
+from saccade.ops.surrogate import spike as spike

@@ -1,0 +1,100 @@
+"""An operation has one reference and any number of faster variants that must equal it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+Fn = Callable[..., Any]
+Refusal = Callable[..., str | None]
+"""Takes the arguments of a call; says why a variant cannot run them, or None where it can."""
+
+Listener = Callable[["Op", tuple[Any, ...], Any], None]
+_REFERENCE_ONLY: ContextVar[bool] = ContextVar("reference_only", default=False)
+_LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
+OPS: dict[str, "Op"] = {}
+
+
+@dataclass
+class Op:
+    """Callable that runs the first registered variant that does not refuse the arguments.
+
+    Args:
+        name: unique; recordings and reports use it.
+        reference: the printed equation; the law for every variant.
+        example: makes small arguments; tests, benchmarks and docs all draw on it.
+        additions: of a call's arguments and result, the synaptic additions that it took: an
+            integer input n counts n. None where the op moves no spikes through synapses.
+        dense: of a call's arguments, its multiply-accumulates were every input real-valued.
+    """
+
+    name: str
+    reference: Fn
+    example: Callable[[], tuple[Any, ...]]
+    additions: Callable[[tuple[Any, ...], Any], float] | None = None
+    dense: Callable[[tuple[Any, ...]], float] | None = None
+    variants: dict[str, tuple[Fn, Refusal]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.name in OPS:
+            raise ValueError(f"op {self.name!r} is already registered")
+        OPS[self.name] = self
+
+    def fast(self, name: str, *, refuses: Refusal) -> Callable[[Fn], Fn]:
+        """Register a variant, tried in order of registration."""
+
+        def add(fn: Fn) -> Fn:
+            self.variants[name] = (fn, refuses)
+            return fn
+
+        return add
+
+    def explain(self, *args: Any) -> dict[str, str]:
+        """What a call with these arguments would do: variant -> "runs", or why it does not."""
+        verdicts: dict[str, str] = {}
+        runs = "reference" if _REFERENCE_ONLY.get() else ""
+        for name, (_, refuses) in self.variants.items():
+            why = "inside reference_only()" if runs == "reference" else refuses(*args)
+            if why is None and runs:
+                why = f"{runs!r} comes first"
+            runs = runs or (name if why is None else "")
+            verdicts[name] = why or "runs"
+        verdicts["reference"] = f"{runs!r} stands in" if runs not in ("", "reference") else "runs"
+        return verdicts
+
+    def choose(self, *args: Any) -> str:
+        """Name of the variant that a call with these arguments would run."""
+        if not _REFERENCE_ONLY.get():
+            for name, (_, refuses) in self.variants.items():
+                if refuses(*args) is None:
+                    return name
+        return "reference"
+
+    def __call__(self, *args: Any) -> Any:
+        name = self.choose(*args)
+        fn = self.reference if name == "reference" else self.variants[name][0]
+        out = fn(*args)
+        if (listener := _LISTENER.get()) is not None:
+            listener(self, args, out)
+        return out
+
+
+@contextmanager
+def reference_only() -> Iterator[None]:
+    """Inside this block every op runs its reference."""
+    token = _REFERENCE_ONLY.set(True)
+    try:
+        yield
+    finally:
+        _REFERENCE_ONLY.reset(token)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Inside this block `listener(op, args, result)` hears of every call of every op."""
+    token = _LISTENER.set(listener)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)

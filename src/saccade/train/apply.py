@@ -1,0 +1,93 @@
+"""A trained model at work: test it again, or ask it about pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+
+from saccade.data import load_data, normalise, read_image, unit
+from saccade.models import SpikingTransformer
+from saccade.train.batches import Pictures
+from saccade.train.checkpoint import WEIGHTS, load_model
+from saccade.train.run import evaluate, hardware, versions
+from saccade.train.tasks import predict
+
+
+def open_run(run: Path) -> tuple[SpikingTransformer, dict[str, Any]]:
+    """Model and data description of a run's folder or of a weights file.
+
+    Raises:
+        ValueError: where there is none, or no data is described beside the weights.
+    """
+    model, data = load_model(run / WEIGHTS if run.is_dir() else run)
+    if not data:
+        raise ValueError(
+            f"{run} holds a converted model, which knows no data set; load it with saccade.load "
+            "and give it normalised input yourself"
+        )
+    return model, data
+
+
+def evaluate_run(
+    run: Path, *, data_root: str | None = None, device: str = "auto"
+) -> dict[str, Any]:
+    """Accuracy, firing rates, operations and energy on the test set of the run's data."""
+    model, described = open_run(run)
+    data = load_data(described["part"], data_root)
+    expected = (model.config.num_classes, model.config.in_channels, model.config.size)
+    if (found := (data.num_classes, data.channels, data.image_size)) != expected:
+        raise ValueError(
+            f"got data {data.name!r} with (classes, channels, size) {found}, expected {expected} "
+            "as the model was trained on"
+        )
+    fabric = Fabric(accelerator=device, devices=1)
+    model.to(fabric.device)
+    result = evaluate(model, Pictures.of(data.test, data, fabric.device), fabric=fabric)
+    seen = result["recording"]
+    return {
+        "dataset": data.name,
+        "test_accuracy": result["accuracy"],
+        "test_loss": result["loss"],
+        "test_images": len(data.test),
+        "firing_rates": seen.mean_rates(),
+        **seen.totals(),
+        "versions": versions(),
+        "hardware": hardware(fabric.device),
+    }
+
+
+def predict_files(
+    run: Path, images: Sequence[str | Path], *, top: int = 3, invert: bool = False
+) -> list[dict[str, Any]]:
+    """The most likely classes of picture files.
+
+    Args:
+        run: folder of a run, or its weights.
+        images: picture files of any size; they are resized to what the model takes.
+        top: how many classes to name.
+        invert: swap black and white first.
+
+    Returns:
+        for each file, {"file", "top": [(class, probability), ...]}.
+    """
+    model, data = open_run(run)
+    c = model.config
+    raw = [read_image(p, image_size=c.size, channels=c.in_channels) for p in images]
+    pixels = torch.from_numpy(np.stack(raw))
+    # files have 255 for white, whatever the data set has
+    x = normalise(unit(255 - pixels if invert else pixels, 255.0), data["mean"], data["std"])
+    probabilities = predict(model, x).mean(0).softmax(-1)
+    best = probabilities.topk(min(max(top, 1), c.num_classes))
+    return [
+        {
+            "file": str(path),
+            "top": [
+                (data["classes"][k], p)
+                for p, k in zip(values.tolist(), indices.tolist(), strict=True)
+            ],
+        }
+        for path, values, indices in zip(images, best.values, best.indices, strict=True)
+    ]

@@ -1,0 +1,191 @@
+"""The training loop. It names no task, model or data set, and keeps no random state."""
+
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from saccade.models import SpikingTransformer
+from saccade.train.batches import Batches, Pictures
+from saccade.train.checkpoint import Position, save_run
+from saccade.train.diagnose import Diverged, diagnose
+from saccade.train.files import write_atomically
+from saccade.train.optim import learning_rate
+from saccade.train.randomness import seed_for
+from saccade.train.recipe import Recipe
+from saccade.train.tasks import Batch, Task, predict
+
+LOG = "log.jsonl"
+SAVE_SECONDS = 60.0
+"""A checkpoint is at most this much work old; one is also written after every epoch."""
+
+
+class Progress(Protocol):
+    """Who is told how training goes."""
+
+    def step(self, position: Position, steps: int, loss: float) -> None:
+        """One step was taken."""
+
+    def epoch(self, line: dict[str, Any]) -> None:
+        """One epoch ended; `line` is what the log keeps."""
+
+
+class Interrupted(Exception):  # noqa: N818  (nothing went wrong)
+    """A person or the system asked the run to stop; its state is saved."""
+
+
+@dataclass(kw_only=True)
+class Session:
+    """One run under way: what the loop works on."""
+
+    recipe: Recipe
+    run: Path
+    fabric: Fabric
+    model: SpikingTransformer
+    optimizer: torch.optim.Optimizer
+    task: Task
+    batches: Batches
+    validation: Pictures | None
+    progress: Progress
+    data: dict[str, Any] = field(default_factory=dict)
+    position: Position = field(default_factory=Position)
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def steps(self) -> int:
+        """How many there will be."""
+        return self.recipe.epochs * len(self.batches)
+
+
+def fit(session: Session) -> None:
+    """Train from the session's position to the end.
+
+    Raises:
+        Diverged: where loss or weights stop being finite; the last good checkpoint stays.
+        Interrupted: on Ctrl-C or SIGTERM; the state is saved first.
+    """
+    s = session
+    wrapped, optimizer = s.fabric.setup(s.model, s.optimizer)
+    saved = time.perf_counter()
+    with _signals() as stop:
+        while s.position.step < s.steps:
+            began = time.perf_counter()
+            loss = _step(s, wrapped, optimizer)
+            _advance(s.position, time.perf_counter() - began)
+            s.progress.step(s.position, s.steps, loss)
+            at_end = s.position.step % len(s.batches) == 0
+            if at_end:
+                _end_epoch(s)
+            if at_end or stop or time.perf_counter() - saved > SAVE_SECONDS:
+                _save(s)
+                saved = time.perf_counter()
+            if stop and s.position.step < s.steps:
+                raise Interrupted
+
+
+def _step(s: Session, model: nn.Module, optimizer: Any) -> float:
+    step, optim = s.position.step, s.recipe.optim
+    batch = s.batches.at(step)
+    torch.manual_seed(seed_for(s.recipe.seed, "step", step))
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(optim, step, s.steps)
+    model.train()
+    result = s.task(model, batch)
+    loss = float(result["loss"].detach())
+    if not math.isfinite(loss):
+        raise _diverged(s, f"the loss became {loss}", batch)
+    optimizer.zero_grad()
+    s.fabric.backward(result["loss"])
+    if optim.clip:
+        s.fabric.clip_gradients(model, optimizer, max_norm=optim.clip)
+    optimizer.step()
+    s.position.loss_sum += loss * len(batch.y)
+    s.position.correct += int(result.get("correct", 0))
+    s.position.seen += len(batch.y)
+    return loss
+
+
+def _advance(position: Position, seconds: float) -> None:
+    position.step += 1
+    position.seconds += seconds
+    position.epoch_seconds += seconds
+
+
+def _end_epoch(s: Session) -> None:
+    p = s.position
+    p.epoch += 1
+    p.images += p.seen
+    line = {
+        "epoch": p.epoch,
+        "epochs": s.recipe.epochs,
+        "step": p.step,
+        "loss": p.loss_sum / p.seen,
+        "accuracy": p.correct / p.seen,
+        "lr": learning_rate(s.recipe.optim, p.step - 1, s.steps),
+        "seconds": p.epoch_seconds,
+        "images_per_second": p.seen / p.epoch_seconds,
+    }
+    if s.validation is not None:
+        line |= _validate(s, s.validation)
+    p.loss_sum, p.correct, p.seen, p.epoch_seconds = 0.0, 0, 0, 0.0
+    s.log.append(line)
+    # before the checkpoint: a resumed run drops lines that are ahead of its state
+    write_atomically(s.run / LOG, "".join(json.dumps(row) + "\n" for row in s.log))
+    s.progress.epoch(line)
+
+
+def _validate(s: Session, pictures: Pictures) -> dict[str, float]:
+    loss = correct = 0.0
+    for batch in pictures.all(s.recipe.batch_size):
+        with s.fabric.autocast():
+            logits = predict(s.model, batch.x).mean(0)
+        loss += float(nn.functional.cross_entropy(logits, batch.y, reduction="sum"))
+        correct += int((logits.argmax(-1) == batch.y).sum())
+    n = len(pictures)
+    return {"validation_loss": loss / n, "validation_accuracy": correct / n}
+
+
+def _save(s: Session) -> None:
+    if not all(p.isfinite().all() for p in s.model.parameters()):
+        raise _diverged(s, "the weights stopped being finite", s.batches.at(s.position.step - 1))
+    save_run(s.run, s.model, s.optimizer, s.position, s.data)
+
+
+def _diverged(s: Session, what: str, batch: Batch) -> Diverged:
+    good = s.run / "last.safetensors"
+    kept = f"the last good checkpoint is kept: {good}" if good.exists() else "nothing was saved yet"
+    where = f"step {s.position.step} (epoch {s.position.step // len(s.batches) + 1})"
+    return Diverged(
+        f"{what} at {where}. Layers: {diagnose(s.model, batch.x)}. {kept}. A lower optim.lr "
+        f"(now {s.recipe.optim.lr:g}), optim.clip=1 or a longer optim.warmup often helps"
+    )
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """A list that fills when somebody asks to stop; a second Ctrl-C stops at once."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: object) -> None:
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    try:
+        before = {n: signal.signal(n, ask) for n in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals are somebody else's
+        before = {}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
