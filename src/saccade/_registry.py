@@ -71,7 +71,7 @@ class Registry(Generic[T]):
     def build(self, part: Part, /, *args: Any, **fixed: Any) -> Any:
         """Call the named entry with positional arguments, `fixed` ones and the part's options.
 
-        An option of the part wins over a fixed one of the same name.
+        A fixed option wins over one of the part of the same name.
 
         Raises:
             ValueError: for an unknown name, or an option that the entry does not take.
@@ -84,7 +84,7 @@ class Registry(Generic[T]):
                 raise ValueError(
                     f"{self.kind} {name!r} has no option {option!r}; {nearest(option, known)}"
                 )
-        return entry(*args, **{**fixed, **options})
+        return entry(*args, **{**options, **fixed})
 
 
 def keywords(entry: Callable[..., Any]) -> list[str]:

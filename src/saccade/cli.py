@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import shlex
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,10 +12,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 
 from saccade._flags import FLAGS
 
 out, err = Console(), Console(stderr=True)
+log = logging.getLogger("saccade")
 Arguments = argparse.Namespace
 
 
@@ -49,7 +52,8 @@ def _parse(argv: Sequence[str] | None) -> Arguments:
 
 
 def _plain(text: object) -> str:
-    return str(text).replace("[", r"\[")
+    """Text that rich prints as it is, whatever brackets it holds."""
+    return escape(str(text))
 
 
 def train(a: Arguments) -> int:
@@ -59,7 +63,7 @@ def train(a: Arguments) -> int:
     path = find_recipe(a.recipe)
     recipe = load_recipe(path, a.overrides)
     seeds = _seeds(a) or [recipe.seed]
-    results = []
+    results, runs = [], []
     for seed in seeds:
         chosen = replace(recipe, seed=seed)
         if Path(a.recipe).is_dir() and a.resume and a.out is None:
@@ -70,8 +74,9 @@ def train(a: Arguments) -> int:
         if metrics is None:
             return 130
         results.append(metrics)
+        runs.append(run)
     if len(results) > 1:
-        _summarise(results, Path(a.out) if a.out else None)
+        _summarise(a, results, runs)
     return 0
 
 
@@ -81,16 +86,35 @@ def _train_one(a: Arguments, recipe: Any, run: Path) -> dict[str, Any] | None:
     from saccade.train.live import Live
 
     title = f"{recipe.name}, seed {recipe.seed}"
-    out.print(f"[bold]{title}[/] in {run}", highlight=False)
+    out.print(f"[bold]{_plain(title)}[/] in {_plain(run)}", highlight=False, soft_wrap=True)
     options = {"device": a.device, "data_root": a.data_root, "resume": a.resume}
     try:
-        with Live(out, title) as live:
+        with Live(out, _plain(title)) as live:
             metrics = train_recipe(recipe, run, progress=live, **options)
     except Interrupted:
-        out.print(f"stopped; everything is saved. Go on with:\n  saccade train {run} --resume")
+        out.print("stopped; everything is saved. Go on with:", highlight=False)
+        out.print(f"  {_resume_command(a, run)}", highlight=False, markup=False, soft_wrap=True)
         return None
+    _write_report(run)
     _print_result(metrics, run)
     return metrics
+
+
+def _write_report(run: Path) -> None:
+    try:
+        from saccade.report import write_report
+
+        write_report(run)
+    except ImportError as error:
+        log.warning("no report was written: %s", error)
+
+
+def _resume_command(a: Arguments, run: Path) -> str:
+    """With everything that is not in the recipe, ready to be pasted into a shell."""
+    words = ["saccade", "train", str(run), "--resume"]
+    words += ["--device", a.device] if a.device != "auto" else []
+    words += ["--data-root", a.data_root] if a.data_root is not None else []
+    return shlex.join(words)
 
 
 def _seeds(a: Arguments) -> list[int]:
@@ -99,9 +123,12 @@ def _seeds(a: Arguments) -> list[int]:
     if a.seed is not None:
         return [a.seed]
     try:
-        return [int(s) for s in a.seeds.split(",")] if a.seeds is not None else []
+        seeds = [int(s) for s in a.seeds.split(",")] if a.seeds is not None else []
     except ValueError:
         raise ValueError(f"got --seeds {a.seeds}, expected numbers like 0,1,2") from None
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"got --seeds {a.seeds}, expected each number once")
+    return seeds
 
 
 def _run_folder(a: Arguments, name: str, seed: int, *, several: bool) -> Path:
@@ -109,13 +136,16 @@ def _run_folder(a: Arguments, name: str, seed: int, *, several: bool) -> Path:
     if a.out is not None:
         return Path(a.out) / f"s{seed}" if several else Path(a.out)
     first = Path("runs") / f"{name}-s{seed}"
-    if a.resume:
-        return first
-    number, run = 1, first
-    while (run / "recipe.yaml").exists():
+    return first if a.resume else _free(first, "recipe.yaml")
+
+
+def _free(first: Path, file: str) -> Path:
+    """The folder itself, or with the lowest number behind it that holds no such file."""
+    number, folder = 1, first
+    while (folder / file).exists():
         number += 1
-        run = first.with_name(f"{first.name}-{number}")
-    return run
+        folder = first.with_name(f"{first.name}-{number}")
+    return folder
 
 
 def _print_result(metrics: dict[str, Any], run: Path) -> None:
@@ -125,18 +155,22 @@ def _print_result(metrics: dict[str, Any], run: Path) -> None:
         f"{metrics['images_per_second']:,.0f} images/s",
         "energy": f"{metrics['energy_mj'] * 1e3:.3g} µJ an image "
         f"({metrics['sops']:,.0f} additions, {metrics['macs']:,.0f} multiply-accumulates)",
-        "look at": str(run / "report.html") if (run / "report.html").exists() else str(run),
+        "look at": _plain(run / "report.html" if (run / "report.html").exists() else run),
     }
     for name, value in rows.items():
         out.print(f"  {name:<14} {value}", highlight=False, soft_wrap=True)
 
 
-def _summarise(results: list[dict[str, Any]], folder: Path | None) -> None:
+def _summarise(a: Arguments, results: list[dict[str, Any]], runs: list[Path]) -> None:
+    """Mean and sd, into --out or else into runs/<recipe>-seeds."""
+    from saccade.train.files import write_json
+
     accuracies = [m["test_accuracy"] for m in results]
     mean, sd = statistics.mean(accuracies), statistics.stdev(accuracies)
     summary = {
         "recipe": results[0]["recipe"],
         "seeds": [m["seed"] for m in results],
+        "runs": [str(run) for run in runs],
         "test_accuracy": accuracies,
         "mean": mean,
         "sd": sd,
@@ -145,10 +179,11 @@ def _summarise(results: list[dict[str, Any]], folder: Path | None) -> None:
         "hardware": results[0]["hardware"],
     }
     out.print(f"test accuracy {mean:.2%} ± {sd:.2%} (mean and sd of {len(results)} seeds)")
-    if folder is not None:
-        from saccade.train.files import write_json
-
-        write_json(folder / "summary.json", summary)
+    several = Path("runs") / f"{results[0]['recipe']}-seeds"
+    folder = Path(a.out) if a.out is not None else _free(several, "summary.json")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "summary.json", summary)
+    out.print(f"  in {folder / 'summary.json'}", highlight=False, markup=False, soft_wrap=True)
 
 
 def evaluate(a: Arguments) -> int:
@@ -176,7 +211,8 @@ def predict(a: Arguments) -> int:
     for answer in answers:
         (best, p), *rest = answer["top"]
         after = ", ".join(f"{name} {q:.1%}" for name, q in rest)
-        line = f"{answer['file']}: [bold]{best}[/] {p:.1%}" + (f"  ({after})" if rest else "")
+        line = f"{_plain(answer['file'])}: [bold]{_plain(best)}[/] {p:.1%}"
+        line += f"  ({_plain(after)})" if rest else ""
         out.print(line, highlight=False, soft_wrap=True)
     return 0
 
@@ -191,9 +227,9 @@ def list_names(a: Arguments) -> int:
         return 0
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
-        out.print(f"[bold]{row['name']:<{width}}[/]  {row['about']}", soft_wrap=True)
+        out.print(f"[bold]{row['name']:<{width}}[/]  {_plain(row['about'])}", soft_wrap=True)
     if not rows:
-        out.print(f"no {a.kind} match {a.pattern!r}")
+        out.print(f"no {a.kind} match {a.pattern!r}", markup=False)
     return 0
 
 
@@ -216,7 +252,7 @@ def verify(a: Arguments) -> int:
         for v in verdicts:
             error = "" if v.max_error is None else f"max error {v.max_error:.1e} in {v.worst}"
             mark = "[green]equal[/]" if v.ok else "[red]fails[/]"
-            line = f"{mark}  {Path(v.file).name:<40} {error}  {_plain(v.reason)}"
+            line = f"{mark}  {_plain(Path(v.file).name):<40} {error}  {_plain(v.reason)}"
             out.print(line.rstrip(), highlight=False, soft_wrap=True)
         out.print(f"{sum(v.ok for v in verdicts)} of {len(verdicts)} files equal")
     return 0 if all(v.ok for v in verdicts) else 1
@@ -231,8 +267,10 @@ def convert(a: Arguments) -> int:
     save_weights(Path(a.out), converted.model, {})
     for reason in sorted(set(converted.dropped.values())):
         keys = [k for k, why in converted.dropped.items() if why == reason]
-        out.print(f"left behind {len(keys)} keys such as {keys[0]}: {reason}", highlight=False)
-    out.print(f"wrote {a.out}; load it with saccade.load({a.out!r})", highlight=False)
+        line = f"left behind {len(keys)} keys such as {keys[0]}: {reason}"
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
+    done = f"wrote {a.out}; load it with saccade.load({a.out!r})"
+    out.print(done, highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
@@ -240,7 +278,8 @@ def report(a: Arguments) -> int:
     """Write the report page of a run again."""
     from saccade.report import write_report
 
-    out.print(str(write_report(Path(a.run))), highlight=False, soft_wrap=True)
+    page = str(write_report(Path(a.run)))
+    out.print(page, highlight=False, markup=False, soft_wrap=True)
     return 0
 
 

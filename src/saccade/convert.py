@@ -52,10 +52,10 @@ def convert(path: Path, name: str) -> Converted:
 def _sizes(state: Mapping[str, Tensor], model: SpikingTransformer) -> dict[str, Any]:
     """What the shapes of the first and the last layer say."""
     sizes: dict[str, Any] = {}
-    if (head := state.get("head.linear.weight")) is not None:
+    if (head := state.get("head.linear.weight")) is not None and head.dim():
         sizes["num_classes"] = head.shape[0]
     first = next(n for n, p in model.named_parameters() if p.dim() == 4)
-    if first in state:
+    if first in state and state[first].dim() > 1:  # another shape is refused when it is loaded
         sizes["in_channels"] = state[first].shape[1]
     return sizes
 

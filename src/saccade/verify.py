@@ -97,7 +97,7 @@ def read_golden(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise ValueError(f"no such file: {path}")
     try:
-        with np.load(path, allow_pickle=False) as z:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as z:
             raw = {name: z[name] for name in z.files}
         config = json.loads(str(raw.pop("config")))
     except Exception as error:  # zipfile, zlib, numpy and json each have their own

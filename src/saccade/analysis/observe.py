@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from saccade.attention import SpikingAttention
 from saccade.nn import Neuron
 
-Arrays = dict[str, np.ndarray[Any, Any]]
+Arrays = dict[str, np.ndarray]
 
 
 @torch.no_grad()

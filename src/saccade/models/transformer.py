@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from saccade._registry import Part, Registry
+from saccade._registry import Part, Registry, split_part
 from saccade.attention import Site, install
 from saccade.nn import MLP, STEM, Head, Projection
 
@@ -54,6 +54,9 @@ class TransformerConfig:
         if len(pair) != 2:
             raise ValueError(f"got image_size={size!r}, expected a side or (H, W)")
         object.__setattr__(self, "image_size", pair)
+        for part in ("stem", "attention", "neuron"):
+            name, options = split_part(getattr(self, part))
+            object.__setattr__(self, part, {"name": name, **options})
         for name in ("dim", "depth", "heads", "in_channels", "num_classes", "T"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
@@ -102,12 +105,12 @@ class SpikingTransformer(nn.Module):
         _trunc_normal(self.head.linear)
 
     def forward(
-        self, x: Float[Tensor, "B C H W"] | Float[Tensor, "T B C H W"], *, per_step: bool = False
+        self, x: Tensor, *, per_step: bool = False
     ) -> Float[Tensor, "B K"] | Float[Tensor, "T B K"]:
         """Logits, averaged over the steps unless `per_step`.
 
         Args:
-            x: pictures, shown for `config.T` steps; or frames, whose number is T.
+            x: pictures [B C H W], shown for `config.T` steps; or frames [T B C H W].
             per_step: keep the logits of every step.
 
         Raises:
@@ -119,9 +122,7 @@ class SpikingTransformer(nn.Module):
         logits: Tensor = self.head(x)
         return logits if per_step else logits.mean(0)
 
-    def forward_steps(
-        self, x: Float[Tensor, "B C H W"] | Float[Tensor, "T B C H W"]
-    ) -> Float[Tensor, "T B K"]:
+    def forward_steps(self, x: Tensor) -> Float[Tensor, "T B K"]:
         """Logits of each step; otherwise as the call itself."""
         logits: Tensor = self(x, per_step=True)
         return logits

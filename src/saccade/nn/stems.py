@@ -3,12 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from saccade._registry import Part, Registry
-from saccade._sources import Source
+from saccade._sources import Equation, Source
 from saccade.nn.layers import Projection, per_frame
 
 STEM: Registry[type["Stem"]] = Registry("stem")
@@ -30,7 +31,8 @@ WIDTHS = (8, 4, 2, 1)
 class Stem(nn.Module, ABC):
     """Abstract. A subclass is final; it announces the grid of tokens that it makes."""
 
-    source: Source
+    source: ClassVar[Source]
+    equations: ClassVar[tuple[Equation, ...]]
     grid: tuple[int, int]
 
     @abstractmethod
@@ -42,7 +44,7 @@ class Stem(nn.Module, ABC):
 class SPS(Stem):
     """Spiking patch splitting: four convolutions, some with max-pooling, and a position branch.
 
-    Source: Spikformer, arXiv:2209.15425, section 3.2; the relative position embedding (RPE) is
+    Source: Spikformer, arXiv:2209.15425, Eq. SPS-1 to SPS-3; the relative position embedding (RPE) is
     a convolution whose spikes are added, so the tokens are integers 0, 1 or 2.
 
     Args:
@@ -57,6 +59,20 @@ class SPS(Stem):
     """
 
     source = SPIKFORMER
+    equations = tuple(
+        Equation(
+            name=name,
+            text=text,
+            source=SPIKFORMER,
+            where="section and printed number not verified",
+            code="saccade.nn.stems.SPS",
+        )
+        for name, text in (
+            ("SPS-1", "x_i = MaxPool(SN(BN(Conv3x3(x_{i-1})))), without the pool in some stages"),
+            ("SPS-2", "RPE = SN(BN(Conv3x3(x)))"),
+            ("SPS-3", "X_0 = x + RPE"),
+        )
+    )
 
     def __init__(
         self,

@@ -43,7 +43,7 @@ def evaluate_run(
             f"got data {data.name!r} with (classes, channels, size) {found}, expected {expected} "
             "as the model was trained on"
         )
-    fabric = Fabric(accelerator=device, devices=1)
+    fabric = Fabric(accelerator=device, devices=1, precision=described.get("precision", "32-true"))
     model.to(fabric.device)
     result = evaluate(model, Pictures.of(data.test, data, fabric.device), fabric=fabric)
     seen = result["recording"]

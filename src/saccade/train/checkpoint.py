@@ -108,12 +108,27 @@ def read(path: Path) -> tuple[Header, dict[str, Tensor]]:
             f"{path} is not a whole safetensors file ({error}); expected a checkpoint of saccade "
             "(an official .pth goes through `saccade convert`)"
         ) from error
-    if not isinstance(header, dict) or not set(header) <= {f.name for f in fields(Header)}:
+    if not _is_ours(header):
         raise ValueError(
             f"{path} is a safetensors file of another program: it does not say which saccade "
             "model it belongs to"
         )
     return Header(**header), tensors
+
+
+def _is_ours(header: Any) -> bool:
+    """Whether it describes a model, and the state of a run or none."""
+    if not isinstance(header, dict) or not set(header) <= {f.name for f in fields(Header)}:
+        return False
+    model, position, optim = (header.get(key) for key in ("model", "position", "optim"))
+    return (
+        isinstance(model, dict)
+        and isinstance(model.get("name"), str)
+        and isinstance(model.get("config"), dict)
+        and isinstance(header.get("data", {}), dict)
+        and (position is None or set(position) == {f.name for f in fields(Position)})
+        and (optim is None or isinstance(optim.get("numbers"), dict))
+    )
 
 
 def _write(path: Path, tensors: dict[str, Tensor], header: Header) -> None:

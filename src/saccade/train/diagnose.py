@@ -27,6 +27,9 @@ def diagnose(model: nn.Module, x: Tensor) -> str:
     for name, p in model.named_parameters():
         if not p.isfinite().all():
             found["not finite"].append(f"{name} (weights)")
+    for name, b in model.named_buffers():
+        if not b.isfinite().all():
+            found["not finite"].append(f"{name} (statistics)")
 
     def look(path: str) -> Any:
         def hook(module: nn.Module, args: Any, out: Any) -> None:

@@ -49,4 +49,4 @@ class Live:
             + (f"  validation {held:6.2%}" if held is not None else "")
             + f"  lr {line['lr']:.2e}  {line['images_per_second']:,.0f} img/s"
         )
-        self.console.print(text, highlight=False)
+        self.console.print(text, highlight=False, soft_wrap=True)

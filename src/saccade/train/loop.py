@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning_fabric import Fabric
@@ -29,6 +29,7 @@ SAVE_SECONDS = 60.0
 """A checkpoint is at most this much work old; one is also written after every epoch."""
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Who is told how training goes."""
 
@@ -155,8 +156,10 @@ def _validate(s: Session, pictures: Pictures) -> dict[str, float]:
 
 
 def _save(s: Session) -> None:
-    if not all(p.isfinite().all() for p in s.model.parameters()):
-        raise _diverged(s, "the weights stopped being finite", s.batches.at(s.position.step - 1))
+    # buffers too: a running variance may overflow while every weight is still finite
+    if not all(t.isfinite().all() for t in s.model.state_dict().values()):
+        last = s.batches.at(s.position.step - 1)
+        raise _diverged(s, "weights or statistics stopped being finite", last)
     save_run(s.run, s.model, s.optimizer, s.position, s.data)
 
 

@@ -3,15 +3,21 @@
 import re
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, get_loader
+from jsonargparse import ArgumentParser
 
 from saccade._registry import nearest
 from saccade.data import Augment
+from saccade.train.plain_yaml import read_yaml, write_yaml
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+"""Whose weights stay in float32, so that a trained model can be tested without them."""
+_PARTS = ("model", "data", "task")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +45,9 @@ class Optim:
             raise ValueError(f"got optim.lr={self.lr}, expected a number above 0")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"got optim.warmup={self.warmup}, expected a share from 0 up to 1")
+        for name in ("weight_decay", "final", "clip"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"got optim.{name}={getattr(self, name)}, expected 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +68,7 @@ class Recipe:
         epochs: passes over the training set.
         batch_size: pictures a step.
         validation: share of the training set held out, measured after every epoch.
-        precision: of Lightning Fabric, such as "32-true" or "bf16-mixed".
+        precision: "32-true", or of Lightning Fabric's "bf16-mixed" and "16-mixed".
         seed: of everything random.
     """
 
@@ -79,14 +88,23 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for part in ("model", "data", "task"):
-            if "name" not in getattr(self, part):
+        for part in _PARTS:
+            given = getattr(self, part)
+            if not isinstance(given.get("name"), str):
                 raise ValueError(f"the recipe's {part} has no name; expected {part}: {{name: ...}}")
+            if odd := [key for key in given if not isinstance(key, str)]:
+                raise ValueError(f"got key {odd[0]!r} in {part}, expected the name of an option")
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"got {name}={getattr(self, name)}, expected 1 or more")
         if not 0 <= self.validation < 1:
             raise ValueError(f"got validation={self.validation}, expected a share from 0 up to 1")
+        if self.seed < 0:
+            raise ValueError(f"got seed={self.seed}, expected 0 or more")
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"unknown precision {self.precision!r}; {nearest(self.precision, [*PRECISIONS])}"
+            )
 
 
 def list_recipes() -> dict[str, Path]:
@@ -132,9 +150,9 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 def parse_recipe(text: str, overrides: Sequence[str] = (), *, where: str = "recipe") -> Recipe:
     """As `load_recipe`, from the text itself; `where` names it in errors."""
     try:
-        tree = get_loader("yaml")(text)
-    except Exception as error:  # whatever the YAML parser raises
-        raise ValueError(f"{where} is not valid YAML: {error}") from error
+        tree = read_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"{where} is {error}") from error
     if not isinstance(tree, dict):
         raise ValueError(f"{where}: got {type(tree).__name__}, expected a mapping of recipe keys")
     for override in overrides:
@@ -142,16 +160,16 @@ def parse_recipe(text: str, overrides: Sequence[str] = (), *, where: str = "reci
     _check_keys(tree, Recipe, where)
     try:
         parser = _parser()
-        return Recipe(**vars(parser.instantiate(parser.parse_object(tree))))
-    except (ArgumentError, TypeError) as error:
+        values = vars(parser.instantiate(parser.parse_object(deepcopy(tree))))
+        # jsonargparse would read a quoted "007" among the options of a part as a number
+        return Recipe(**values | {part: tree[part] for part in _PARTS if part in tree})
+    except (ArgumentError, TypeError, RecursionError) as error:
         raise ValueError(f"{where}: {_plain(str(error))}") from error
 
 
 def dump_recipe(recipe: Recipe) -> str:
     """YAML that `parse_recipe` reads back to an equal recipe."""
-    parser = _parser()
-    text: str = parser.dump(parser.parse_object(asdict(recipe)))
-    return text
+    return write_yaml(asdict(recipe))
 
 
 def _parser() -> ArgumentParser:
@@ -174,7 +192,10 @@ def _override(tree: dict[str, Any], override: str) -> None:
         if not isinstance(inner, dict):
             raise ValueError(f"got {override!r}, but {name!r} is {inner!r}, which has no parts")
         node = inner
-    node[last] = get_loader("yaml")(value)
+    try:
+        node[last] = read_yaml(value)
+    except ValueError as error:
+        raise ValueError(f"got {override!r}, whose value is {error}") from error
 
 
 def _check_keys(tree: Mapping[str, Any], cls: type, where: str) -> None:
@@ -183,6 +204,8 @@ def _check_keys(tree: Mapping[str, Any], cls: type, where: str) -> None:
         if key not in known:
             raise ValueError(f"{where}: unknown key {key!r}; {nearest(str(key), list(known))}")
         kind = known[key]
+        if value is None:
+            raise ValueError(f"{where}: {key} has no value; leave it out for the default")
         if isinstance(kind, type) and is_dataclass(kind):
             if not isinstance(value, Mapping):
                 raise ValueError(f"{where}: got {key}={value!r}, expected a mapping of its keys")

@@ -1,9 +1,9 @@
-"""One run from recipe to report: folder, training, the one look at the test set, metrics."""
+"""One run from recipe to metrics: folder, training, the one look at the test set, metrics."""
 
 import json
-import logging
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
+from saccade._registry import split_part
 from saccade.analysis import observe, record
 from saccade.data import ImageData, Images, load_data, stratified_split
 from saccade.models import MODELS, SpikingTransformer, create_model
+from saccade.models._base import PARTS
 from saccade.train.batches import Batches, Pictures
-from saccade.train.checkpoint import Position, restore_run
+from saccade.train.checkpoint import WEIGHTS, Position, restore_run
 from saccade.train.files import write_atomically, write_json
 from saccade.train.loop import LOG, Progress, Session, fit
 from saccade.train.optim import make_optimizer
@@ -25,13 +27,7 @@ from saccade.train.randomness import seed_for
 from saccade.train.recipe import Recipe, dump_recipe, parse_recipe
 from saccade.train.tasks import make_task, predict
 
-log = logging.getLogger("saccade")
-RECIPE, METRICS, OBSERVATIONS, REPORT = (
-    "recipe.yaml",
-    "metrics.json",
-    "observations.npz",
-    "report.html",
-)
+RECIPE, METRICS, OBSERVATIONS = "recipe.yaml", "metrics.json", "observations.npz"
 _EVAL_BATCH = 256
 
 
@@ -54,7 +50,7 @@ def train(
     resume: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Train a recipe in a folder, test it once, write metrics and report.
+    """Train a recipe in a folder, test it once, write metrics and observations.
 
     Args:
         recipe: what to run.
@@ -71,10 +67,17 @@ def train(
         ValueError: for a recipe, data or folder that cannot be used.
         Diverged, Interrupted: see `saccade.train.loop.fit`.
     """
-    data = load_data(recipe.data, data_root)
+    with _naming("data", recipe.data):
+        data = load_data(recipe.data, data_root)
     model = build_model(recipe, data)
-    _prepare(run, recipe, resume=resume)
+    _check_folder(run, recipe, resume=resume)
     session = _open(recipe, run, data, model, device, progress or Silent())
+    # last: a recipe that cannot run leaves no folder behind
+    run.mkdir(parents=True, exist_ok=True)
+    if not (run / RECIPE).exists():
+        write_atomically(run / RECIPE, dump_recipe(recipe))
+    for half in run.glob(".*.tmp"):  # of a process that was killed while it wrote
+        half.unlink()
     fit(session)
     return finish(session, data)
 
@@ -86,6 +89,10 @@ def build_model(recipe: Recipe, data: ImageData) -> SpikingTransformer:
         ValueError: where the recipe fixes a size that the data does not have.
     """
     options = {k: v for k, v in recipe.model.items() if k != "name"}
+    config = MODELS[recipe.model["name"]].config
+    for field in PARTS:  # options alone are of the model's own part
+        if isinstance(part := options.get(field), Mapping) and "name" not in part:
+            options[field] = {"name": split_part(getattr(config, field))[0], **part}
     fixed: dict[str, Any] = {
         "num_classes": data.num_classes,
         "in_channels": data.channels,
@@ -93,24 +100,38 @@ def build_model(recipe: Recipe, data: ImageData) -> SpikingTransformer:
     }
     for field, value in fixed.items():
         given = options.pop(field, value)
-        given = tuple(given) if isinstance(given, list) else given
-        if given not in (value, value[0] if isinstance(value, tuple) else value):
+        if field == "image_size":
+            given = (given, given) if isinstance(given, int) else tuple(given)
+        if given != value:
             raise ValueError(
                 f"got model.{field}={given}, but data set {data.name!r} has {value}; leave the "
                 "field out and it follows the data"
             )
     torch.manual_seed(seed_for(recipe.seed, "init"))
-    return create_model(recipe.model["name"], **options, **fixed)
+    with _naming("model", recipe.model):
+        return create_model(recipe.model["name"], **options, **fixed)
 
 
-def _prepare(run: Path, recipe: Recipe, *, resume: bool) -> None:
-    """Make the folder, or make sure that it holds this very run."""
+@contextmanager
+def _naming(part: str, given: dict[str, Any]) -> Iterator[None]:
+    """Say which part of the recipe holds a value of a type that nothing can be done with."""
+    try:
+        yield
+    except (TypeError, AttributeError) as error:
+        raise ValueError(
+            f"the recipe's {part} has a value of a wrong type: {given} ({error})"
+        ) from error
+
+
+def _check_folder(run: Path, recipe: Recipe, *, resume: bool) -> None:
+    """Make sure that the folder is free, or holds this very run where it is to go on."""
     stored = run / RECIPE
+    if not resume and (held := [p for p in (stored, run / WEIGHTS) if p.exists()]):
+        raise ValueError(
+            f"{run} already holds a run ({held[0].name}); go on with it (--resume) or choose "
+            "another --out"
+        )
     if stored.exists():
-        if not resume:
-            raise ValueError(
-                f"{run} already holds a run; go on with it (--resume) or choose another --out"
-            )
         before = asdict(parse_recipe(stored.read_text(encoding="utf-8"), where=str(stored)))
         changed = [key for key, value in asdict(recipe).items() if before[key] != value]
         if changed:
@@ -118,9 +139,6 @@ def _prepare(run: Path, recipe: Recipe, *, resume: bool) -> None:
                 f"{run} was started with another {', '.join(changed)}; a resumed run keeps its "
                 f"recipe. Go on with `saccade train {run} --resume`, or choose another --out"
             )
-        return
-    run.mkdir(parents=True, exist_ok=True)
-    write_atomically(stored, dump_recipe(recipe))
 
 
 def _open(
@@ -134,6 +152,8 @@ def _open(
     fabric = Fabric(accelerator=device, devices=1, precision=recipe.precision)  # type: ignore[arg-type]
     model.to(fabric.device)
     optimizer = make_optimizer(model, recipe.optim)
+    with _naming("task", recipe.task):
+        task = make_task(recipe.task)
     position = restore_run(run, model, optimizer) or Position()
     training, validation = _hold_out(data, recipe)
     pictures = Pictures.of(training, data, fabric.device)
@@ -144,7 +164,7 @@ def _open(
         fabric=fabric,
         model=model,
         optimizer=optimizer,
-        task=make_task(recipe.task),
+        task=task,
         batches=batches,
         validation=Pictures.of(validation, data, fabric.device) if validation else None,
         progress=progress,
@@ -174,6 +194,7 @@ def _describe(recipe: Recipe, data: ImageData) -> dict[str, Any]:
         "white": data.white,
         "mean": list(data.mean),
         "std": list(data.std),
+        "precision": recipe.precision,
     }
 
 
@@ -196,19 +217,7 @@ def finish(session: Session, data: ImageData) -> dict[str, Any]:
     arrays = _observations(result, data, chosen) | observe(s.model, first.x)
     _write_arrays(s.run / OBSERVATIONS, arrays)
     write_json(s.run / METRICS, metrics)
-    write_page(s.run)
     return metrics
-
-
-def write_page(run: Path) -> Path | None:
-    """The run's report; None, with a warning, where its libraries are not installed."""
-    try:
-        from saccade.report import write_report
-
-        return write_report(run)
-    except ImportError as error:
-        log.warning("no report was written: %s", error)
-        return None
 
 
 def evaluate(
@@ -267,7 +276,7 @@ def _metrics(s: Session, data: ImageData, result: dict[str, Any]) -> dict[str, A
     }
 
 
-def _samples(result: dict[str, Any], data: ImageData, most: int = 12) -> np.ndarray[Any, Any]:
+def _samples(result: dict[str, Any], data: ImageData, most: int = 12) -> np.ndarray:
     """Indices of test pictures to show: mistakes first, then one of each class in turn."""
     labels, guess = result["labels"], result["probabilities"].argmax(-1)
     wrong = np.flatnonzero(labels != guess)[: most // 2]
@@ -277,9 +286,7 @@ def _samples(result: dict[str, Any], data: ImageData, most: int = 12) -> np.ndar
     return np.array([*wrong, *order][:most], dtype=np.int64)
 
 
-def _observations(
-    result: dict[str, Any], data: ImageData, chosen: np.ndarray[Any, Any]
-) -> dict[str, Any]:
+def _observations(result: dict[str, Any], data: ImageData, chosen: np.ndarray) -> dict[str, Any]:
     rates: Mapping[str, list[float]] = result["recording"].rates()
     shown = np.rint(data.test.images[chosen] * (255 / data.white)).astype(np.uint8)
     return {

@@ -12,8 +12,8 @@ from saccade.ops.lif.reference import scan
 def _example() -> tuple[Tensor, Tensor, float, float, Fire]:
     g = torch.Generator().manual_seed(0)
     # currents on a grid of 1/64 make exact ties with the threshold
-    x = torch.randn(5, 3, 4, generator=g).mul(128).round() / 64
-    v0 = torch.rand(3, 4, generator=g).mul(64).round() / 64
+    x = torch.randn(5, 3, 16, generator=g).mul(160).add(32).round() / 64
+    v0 = torch.rand(3, 16, generator=g).mul(64).round() / 64
     return x, v0, 0.5, 0.5, Fire()
 
 

@@ -1,0 +1,45 @@
+"""A network in which nothing fires passes almost any test; tests use awake ones."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from saccade.nn import Neuron
+
+M = TypeVar("M", bound=nn.Module)
+LEAST, MOST = 0.02, 0.98
+"""Firing rates between which every neuron of a tested network lies."""
+
+
+def awake(module: M, seed: int = 2) -> M:
+    """Draw batch-norm parameters and statistics so that currents straddle the threshold."""
+    g = torch.Generator().manual_seed(seed)
+    for m in module.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            m.weight.data.uniform_(3, 6, generator=g)
+            m.bias.data.uniform_(0.5, 2.0, generator=g)
+            m.running_mean.normal_(0, 0.1, generator=g)
+            m.running_var.uniform_(0.5, 1.5, generator=g)
+    return module
+
+
+def firing_rates(module: nn.Module, run: Callable[[], Any]) -> dict[str, float]:
+    """Mean firing rate of every neuron while `run` runs, by module path."""
+    rates: dict[str, float] = {}
+    hooks = [
+        m.register_forward_hook(lambda _m, _a, s, n=n: rates.__setitem__(n, s.mean().item()))
+        for n, m in module.named_modules()
+        if isinstance(m, Neuron)
+    ]
+    run()
+    for hook in hooks:
+        hook.remove()
+    return rates
+
+
+def spikes(*shape: int, seed: int = 1) -> torch.Tensor:
+    """Random 0/1 in float64."""
+    g = torch.Generator().manual_seed(seed)
+    return torch.rand(*shape, generator=g).round().double()

@@ -1,0 +1,52 @@
+"""Layers: layout, heads, and statistics that pool over time."""
+
+import torch
+
+from saccade.nn import MLP, Head, Projection, merge_heads, per_frame, split_heads
+
+
+def test_merge_heads_undoes_split_heads():
+    x = torch.arange(2 * 3 * 8 * 4 * 5.0).reshape(2, 3, 8, 4, 5)
+    assert torch.equal(merge_heads(split_heads(x, heads=2), grid=(4, 5)), x)
+
+
+def test_head_zero_holds_the_first_channels():
+    x = torch.arange(8.0).reshape(1, 1, 8, 1, 1)
+    assert split_heads(x, heads=2)[0, 0, 0, 0].tolist() == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_tokens_run_along_rows():
+    x = torch.arange(6.0).reshape(1, 1, 1, 2, 3)
+    assert split_heads(x, heads=1)[0, 0, 0, :, 0].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+
+
+def test_per_frame_keeps_steps_and_samples_apart():
+    x = torch.arange(2 * 3 * 4.0).reshape(2, 3, 1, 2, 2)
+    y = per_frame(lambda frames: frames.sum((1, 2, 3), keepdim=True), x)
+    assert torch.equal(y, x.sum((2, 3, 4), keepdim=True))
+
+
+def test_batch_norm_pools_its_statistics_over_time():
+    projection = Projection(2, 3)
+    x = torch.randn(4, 2, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        projection.train()(x)
+        current = projection.conv(x.flatten(0, 1))
+    expected = 0.1 * current.mean((0, 2, 3))  # momentum 0.1 from 0
+    torch.testing.assert_close(projection.norm.running_mean, expected)
+
+
+def test_projection_of_a_bigger_kernel_keeps_the_grid():
+    assert Projection(2, 3, kernel=3)(torch.zeros(1, 1, 2, 5, 7)).shape == (1, 1, 3, 5, 7)
+
+
+def test_mlp_changes_channels_where_told():
+    assert MLP(4, 8, out=6, neuron="lif")(torch.zeros(2, 1, 4, 3, 3)).shape == (2, 1, 6, 3, 3)
+
+
+def test_head_averages_the_grid_by_hand():
+    head = Head(1, 1)
+    torch.nn.init.constant_(head.linear.weight, 2.0)
+    torch.nn.init.constant_(head.linear.bias, 1.0)
+    x = torch.tensor([1.0, 2.0, 3.0, 6.0]).reshape(1, 1, 1, 2, 2)
+    assert head(x).item() == 2.0 * 3.0 + 1.0
