@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from saccade.attention import SpikingAttention
 from saccade.nn import Neuron
 
 M = TypeVar("M", bound=nn.Module)
@@ -22,7 +23,22 @@ def awake(module: M, seed: int = 2) -> M:
             m.bias.data.uniform_(0.5, 2.0, generator=g)
             m.running_mean.normal_(0, 0.1, generator=g)
             m.running_var.uniform_(0.5, 1.5, generator=g)
+        if isinstance(m, SpikingAttention) and m.kind == "gate":  # no dead ReLU, gates half open
+            for p in m.parameters():
+                p.data.abs_()
     return module
+
+
+def settled(module: M, x: torch.Tensor) -> M:
+    """Take batch-norm statistics from an input, so that deep layers stay awake on it too."""
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    for m in norms:
+        m.momentum = 1.0
+    with torch.no_grad():
+        module.train()(x)
+    for m in norms:
+        m.momentum = 0.1
+    return module.eval()
 
 
 def firing_rates(module: nn.Module, run: Callable[[], Any]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import saccade
-from saccade.models import TransformerConfig
+from saccade.models import ConvConfig, TransformerConfig
 
 ROOT = Path(saccade.__file__).parent
 FLOORS = [
@@ -84,16 +84,18 @@ def test_nothing_prints_and_nothing_is_pickled(path: Path):
             assert called not in ("torch.save", "pickle.dump", "pickle.dumps"), called
 
 
-def test_bodies_never_ask_for_a_part_by_name():
-    source = (ROOT / "models" / "transformer.py").read_text()
+@pytest.mark.parametrize("body", ["transformer", "cnn"])
+def test_bodies_never_ask_for_a_part_by_name(body: str):
+    source = (ROOT / "models" / f"{body}.py").read_text()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Compare):
             strings = [c for c in ast.walk(node) if isinstance(c, ast.Constant)]
             assert not any(isinstance(c.value, str) for c in strings), ast.unparse(node)
 
 
-def test_a_body_has_few_fields():
-    assert len(dataclasses.fields(TransformerConfig)) <= MAX_FIELDS
+@pytest.mark.parametrize("config", [TransformerConfig, ConvConfig])
+def test_a_body_has_few_fields(config: type):
+    assert len(dataclasses.fields(config)) <= MAX_FIELDS
 
 
 def test_public_names_are_these():
@@ -105,5 +107,5 @@ def test_public_names_are_these():
         "list_models",
         "load",
     }
-    assert public - {"Path", "SpikingTransformer", "version"} == offered
+    assert public - {"Path", "SpikingModel", "version"} == offered
     assert len(offered) <= MAX_NAMES

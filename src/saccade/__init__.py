@@ -5,14 +5,14 @@ from pathlib import Path
 
 from saccade.attention import create_attention as create_attention
 from saccade.attention import list_attention as list_attention
-from saccade.models import SpikingTransformer
+from saccade.models import SpikingModel
 from saccade.models import create_model as create_model
 from saccade.models import list_models as list_models
 
 __version__ = version("saccade")
 
 
-def load(run_or_file: str | Path) -> SpikingTransformer:
+def load(run_or_file: str | Path) -> SpikingModel:
     """A trained model, in evaluation mode.
 
     Args:

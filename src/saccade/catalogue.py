@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
-from saccade._registry import keywords, nearest, split_part
+from saccade._registry import keywords, nearest
 from saccade._sources import Equation
 from saccade.attention import ATTENTION, SpikingAttention
 from saccade.data import DATA, data_root
 from saccade.models import MODELS, ModelEntry, create_model
 from saccade.nn import NEURON, STEM
 from saccade.nn.neurons import EQUATIONS as NEURON_EQUATIONS
+from saccade.nn.released import EQUATIONS as RELEASED_EQUATIONS
 from saccade.ops import OPS, SURROGATE
 from saccade.train.recipe import list_recipes, load_recipe
 from saccade.train.run import hardware, versions
@@ -78,20 +79,13 @@ def describe_model(name: str) -> str:
     """Structure, parameters, paper and published results of a model."""
     entry, c = MODELS[name], MODELS[name].config
     model = create_model(name)
-    attention, options = split_part(c.attention)
     lines = [
         f"{name}: {entry.about}",
         "",
         "Structure",
         f"  input       [B, {c.in_channels}, {c.size[0]}, {c.size[1]}] shown for T={c.T} steps, "
         f"or [T, B, {c.in_channels}, {c.size[0]}, {c.size[1]}]",
-        f"  stem        {split_part(c.stem)[0]} -> {c.dim} channels on a grid of "
-        f"{model.stem.grid[0]} x {model.stem.grid[1]} tokens",
-        f"  blocks      {c.depth} x [{attention} with {c.heads} heads, MLP x{c.mlp_ratio:g}]; "
-        "branches are added (integers)",
-        f"  attention   {attention} " + ", ".join(f"{k}={v}" for k, v in options.items()),
-        f"  neuron      {split_part(c.neuron)[0]}",
-        f"  head        mean over tokens and steps, linear to {c.num_classes} classes",
+        *(f"  {part:<11} {text}" for part, text in model.structure().items()),
         "",
         "Parameters",
         *(f"  {part:<11} {_count(module):>12,}" for part, module in model.named_children()),
@@ -136,9 +130,10 @@ def describe_attention(name: str) -> str:
 
 def all_equations() -> list[Equation]:
     """Every equation that the code declares: neurons, stems, attention."""
-    found = list(NEURON_EQUATIONS)
-    for cls in (*(STEM[name] for name in STEM), *(ATTENTION[name] for name in ATTENTION)):
-        found += [e for e in cls.equations if e not in found]
+    found = [*NEURON_EQUATIONS, *RELEASED_EQUATIONS]
+    stems = [e for name in STEM for e in STEM[name].equations]
+    for e in (*stems, *(e for name in ATTENTION for e in ATTENTION[name].equations)):
+        found += [e] if e not in found else []
     return found
 
 

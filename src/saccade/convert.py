@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saccade.models import MODELS, SpikingTransformer, create_model
+from saccade.models import MODELS, SpikingModel, create_model
 
 _HOLDERS = ("state_dict", "model", "model_state_dict", "net")
 """Keys under which training scripts put the weights."""
@@ -19,7 +19,7 @@ _HOLDERS = ("state_dict", "model", "model_state_dict", "net")
 class Converted:
     """A model with official weights, and the keys that were left behind, with reasons."""
 
-    model: SpikingTransformer
+    model: SpikingModel
     dropped: dict[str, str]
 
 
@@ -49,11 +49,11 @@ def convert(path: Path, name: str) -> Converted:
     return Converted(model=model.eval(), dropped=dropped)
 
 
-def _sizes(state: Mapping[str, Tensor], model: SpikingTransformer) -> dict[str, Any]:
+def _sizes(state: Mapping[str, Tensor], model: SpikingModel) -> dict[str, Any]:
     """What the shapes of the first and the last layer say."""
     sizes: dict[str, Any] = {}
-    if (head := state.get("head.linear.weight")) is not None and head.dim():
-        sizes["num_classes"] = head.shape[0]
+    if (head := state.get(model.last)) is not None and head.dim():
+        sizes["num_classes"] = head.shape[0] // model.voters
     first = next(n for n, p in model.named_parameters() if p.dim() == 4)
     if first in state and state[first].dim() > 1:  # another shape is refused when it is loaded
         sizes["in_channels"] = state[first].shape[1]

@@ -53,3 +53,37 @@ def test_a_description_rebuilds_the_model():
     again.load_state_dict(model.state_dict())
     assert again.config == model.config
     assert again.name == "spikformer"
+
+
+def test_a_gate_of_the_same_family_keeps_the_models_ratios():
+    assert resolve("ma_gait_5", {"attention": "ta"}).attention == {"name": "ta", "ratio_t": 2}
+    assert resolve("ma_gait_5", {"attention": "none"}).attention == {"name": "none"}
+    assert resolve("ma_gait_5", {"attention": "sj_twa"}).attention == {"name": "sj_twa"}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("spikformer", {"attention": "ta"}, "'ta', a gate, expected a mixer .* did you mean 'ssa'"),
+        ("ma_gesture_3", {"attention": "ssa"}, "'ssa', a mixer, expected a gate"),
+        ("ma_gesture_3", {"T": 3, "attention": {"name": "ta", "ratio_t": 5}}, "ratio_t=5 for T=3"),
+        ("ma_gesture_3", {"pools": (1, 2)}, "got 2 pools for 3 channels"),
+        ("ma_gesture_3", {"image_size": 3}, r"sides of 4 or more.*nearest is \(4, 4\)"),
+        ("ma_gesture_3", {"channels": (64, 0, 128)}, r"got channels=\(64, 0, 128\)"),
+        ("ma_gesture_3", {"pooling": "mean"}, "unknown pooling 'mean'"),
+        ("ma_gesture_3", {"pool_at": "spike"}, "unknown pool_at 'spike'; did you mean 'spikes'"),
+        ("ma_gesture_3", {"dropout": 1.0}, "got dropout=1.0"),
+        ("ma_gesture_3", {"neuron": {"name": "ma_lif", "decay": 1.5}}, "decay=1.5.*nearest is 1"),
+    ],
+)
+def test_bad_options_of_convolutional_nets_name_the_valid_choice(
+    name: str, options: dict, message: str
+):
+    with pytest.raises(ValueError, match=message):
+        create_model(name, **options)
+
+
+def test_another_number_of_steps_is_refused_where_parameters_depend_on_it():
+    model = create_model("ma_gesture_3", channels=(4, 4, 4), hidden=(4,), T=6)
+    with pytest.raises(ValueError, match="got 5 time steps, expected 6"):
+        model(torch.zeros(5, 1, 2, 32, 32))

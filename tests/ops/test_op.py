@@ -47,6 +47,7 @@ def test_variant_equals_reference(op: Op, name: str):
 def fires() -> list[Fire]:
     soft = Fire(v_reset=None)
     hard = [Fire(), Fire(v_reset=-0.25), Fire(v_threshold=0.5, surrogate="atan")]
+    hard += [Fire(strict=True), Fire(v_reset=1.0, v_rest=-0.25)]
     return [f for fire in (soft, *hard) for f in (fire, replace(fire, detach_reset=False))]
 
 

@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from saccade._registry import Part, Registry
+from saccade._registry import Part, Registry, nearest, split_part
 from saccade._sources import Equation, Source
-from saccade.nn import Neuron, make_neuron
+from saccade.nn import Gate, Neuron, make_neuron
 
 ATTENTION: Registry[type["SpikingAttention"]] = Registry("attention")
 
@@ -68,7 +68,7 @@ class SpikingAttention(nn.Module, ABC):
     source: ClassVar[Source]
     equations: ClassVar[tuple[Equation, ...]]
     kind: ClassVar[Literal["mixer", "gate"]] = "mixer"
-    causal: ClassVar[bool] = True  # False where a step may see later steps, as temporal gates do
+    causal: bool = True  # False where a step may see later steps, as temporal gates do
     golden: ClassVar[Literal["official", "independent reference", "reconstruction"]]
     site: Site
 
@@ -78,7 +78,24 @@ class SpikingAttention(nn.Module, ABC):
 
     @abstractmethod
     def adds(self) -> int:
-        """Additions of the mixing for one sample if every spike fires (projections aside)."""
+        """Additions of the mixing for one sample if every spike fires (projections aside).
+
+        A gate works on real numbers, so it counts its multiply-accumulates instead.
+        """
+
+    def at_membrane(self) -> Gate | None:
+        """What the neuron behind a gate applies between charge and fire; None: nothing."""
+        return None
+
+    @classmethod
+    def for_vectors(cls, site: Site, **options: Any) -> "SpikingAttention | None":
+        """What stands in at a layer without a grid; None: such layers go without.
+
+        Args:
+            site: the layer; its grid is 1 x 1.
+            options: those that the part was given.
+        """
+        return None
 
     def scores(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B h N N"] | None:
         """How loudly each token (row) hears each other (column); None where there is no map."""
@@ -114,8 +131,25 @@ def create_attention(
     return install(site, {"name": name, **options})
 
 
-def install(site: Site, part: Part) -> SpikingAttention:
-    """Build an attention part for a site, as the body of a model does."""
+def install(site: Site, part: Part, *, kind: str | None = None) -> SpikingAttention:
+    """Build an attention part for a site, as the body of a model does.
+
+    Args:
+        site: the place.
+        part: name, or name and options.
+        kind: what the body can take; None takes both.
+
+    Raises:
+        ValueError: for a part of the other kind, naming those that fit.
+    """
+    name, _ = split_part(part)
+    if kind is not None and (found := ATTENTION[name].kind) != kind:
+        fit = [n for n in ATTENTION if ATTENTION[n].kind == kind]
+        raise ValueError(
+            f"got attention {name!r}, a {found}, expected a {kind} (a mixer maps spikes to spikes "
+            "in a transformer, a gate scales currents in a convolutional net); "
+            + nearest(name, fit)
+        )
     attention: SpikingAttention = ATTENTION.build(part, site)
     return attention
 

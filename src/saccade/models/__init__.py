@@ -10,6 +10,10 @@ from saccade.models._base import describe as describe
 from saccade.models._base import list_models as list_models
 from saccade.models._base import rebuild as rebuild
 from saccade.models._base import resolve as resolve
+from saccade.models._body import BodyConfig as BodyConfig
+from saccade.models._body import SpikingModel as SpikingModel
+from saccade.models.cnn import ConvConfig as ConvConfig
+from saccade.models.cnn import SpikingCNN as SpikingCNN
 from saccade.models.transformer import Block as Block
 from saccade.models.transformer import SpikingTransformer as SpikingTransformer
 from saccade.models.transformer import TransformerConfig as TransformerConfig

@@ -1,13 +1,14 @@
 """The catalogue of named models."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from saccade._keymap import KeyMap
 from saccade._registry import Part, Registry, nearest, split_part
 from saccade._sources import Result, Source
-from saccade.models.transformer import SpikingTransformer, TransformerConfig
+from saccade.models._body import BodyConfig, SpikingModel
+from saccade.models.transformer import SpikingTransformer
 
 MODELS: Registry["ModelEntry"] = Registry("model")
 PARTS = ("attention", "stem", "neuron")
@@ -17,15 +18,19 @@ PARTS = ("attention", "stem", "neuron")
 class ModelEntry:
     """A named configuration: what it builds, where it comes from, what its authors report.
 
-    `keys` translates official checkpoints; `note` says what a user should know before citing.
+    `body` is what the configuration configures. `parts` holds, by the name of a part, options
+    that it takes in this model unless a user says otherwise. `keys` translates official
+    checkpoints; `note` says what a user should know before citing.
     """
 
-    config: TransformerConfig
+    config: BodyConfig
     source: Source
     about: str
     results: tuple[Result, ...] = ()
     keys: KeyMap | None = None
     note: str = ""
+    body: Callable[[Any], SpikingModel] = SpikingTransformer
+    parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -33,7 +38,7 @@ def list_models(pattern: str = "*") -> list[str]:
     return MODELS.list(pattern)
 
 
-def resolve(name: str, options: Mapping[str, Any]) -> TransformerConfig:
+def resolve(name: str, options: Mapping[str, Any]) -> BodyConfig:
     """The configuration of a named model with some fields replaced.
 
     A part that names the model's own choice keeps the options that it does not mention.
@@ -41,20 +46,23 @@ def resolve(name: str, options: Mapping[str, Any]) -> TransformerConfig:
     Raises:
         ValueError: for an unknown model or field, naming the nearest.
     """
-    config = MODELS[name].config
+    entry = MODELS[name]
+    config = entry.config
     known = [f.name for f in fields(config)]
     changes: dict[str, Any] = {}
     for option, value in options.items():
         if option not in known:
             raise ValueError(f"model {name!r} has no option {option!r}; {nearest(option, known)}")
-        changes[option] = _merged(getattr(config, option), value) if option in PARTS else value
+        if option in PARTS:
+            value = _merged(getattr(config, option), value, entry.parts)
+        changes[option] = value
     return replace(config, **changes)
 
 
-def _merged(default: Part, part: Part) -> Part:
+def _merged(default: Part, part: Part, parts: Mapping[str, Mapping[str, Any]]) -> Part:
     name, options = split_part(default)
     wanted, given = split_part(part)
-    return {"name": wanted, **(options if wanted == name else {}), **given}
+    return {"name": wanted, **(options if wanted == name else parts.get(wanted, {})), **given}
 
 
 def create_model(
@@ -66,7 +74,7 @@ def create_model(
     T: int | None = None,
     attention: Part | None = None,
     **options: Any,
-) -> SpikingTransformer:
+) -> SpikingModel:
     """Build a model by name; what is not given stays as the named configuration has it.
 
     Args:
@@ -76,7 +84,8 @@ def create_model(
         image_size: side, or (H, W), in pixels; any size that the stem divides.
         T: time steps that a static picture is shown for.
         attention: name, or {"name": ..., options}; see `list_attention()`.
-        options: further fields of `TransformerConfig`, such as dim, depth, heads, neuron.
+        options: further fields of its configuration, such as dim, depth, heads, neuron for a
+            transformer, or channels, pools, hidden, neuron for a convolutional net.
 
     Returns:
         a model whose call takes [B C H W] or [T B C H W] and returns logits [B K].
@@ -93,16 +102,16 @@ def create_model(
         "attention": attention,
     }
     options |= {field: value for field, value in given.items() if value is not None}
-    model = SpikingTransformer(resolve(name, options))
+    model = MODELS[name].body(resolve(name, options))
     model.name = name
     return model
 
 
-def describe(model: SpikingTransformer) -> dict[str, Any]:
+def describe(model: SpikingModel) -> dict[str, Any]:
     """Name and whole configuration, as stored beside weights: `rebuild` is the inverse."""
     return {"name": model.name, "config": asdict(model.config)}
 
 
-def rebuild(description: Mapping[str, Any]) -> SpikingTransformer:
+def rebuild(description: Mapping[str, Any]) -> SpikingModel:
     """The model that `describe` described, with fresh weights."""
     return create_model(description["name"], **description["config"])

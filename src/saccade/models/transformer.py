@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from saccade._registry import Part, Registry, split_part
 from saccade.attention import Site, install
+from saccade.models._body import BodyConfig, SpikingModel
 from saccade.nn import MLP, STEM, Head, Projection
 
 Init = Callable[[nn.Module], None]
@@ -15,7 +16,7 @@ INIT: Registry[Init] = Registry("projection_init")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransformerConfig:
+class TransformerConfig(BodyConfig):
     """Everything that tells one spiking transformer from another.
 
     Args:
@@ -24,12 +25,9 @@ class TransformerConfig:
         heads: h of the attention.
         mlp_ratio: hidden channels of the MLP over dim.
         stem, attention, neuron: parts by name, or {"name": ..., options}.
+        in_channels, image_size, num_classes, T: those of `BodyConfig`.
         projection_init: "kaiming_uniform" (torch's own) or "trunc_normal" (sd 0.02, bias 0; the
             official CIFAR code, whose projections are Linear layers), for the blocks.
-        in_channels: of the picture.
-        image_size: (H, W) of the picture, in pixels; an int is a square.
-        num_classes: K.
-        T: time steps that a static picture is shown for.
 
     Raises:
         ValueError: for a size below 1.
@@ -43,30 +41,9 @@ class TransformerConfig:
     attention: Part = "ssa"
     neuron: Part = "lif"
     projection_init: str = "kaiming_uniform"
-    in_channels: int = 3
-    image_size: int | tuple[int, int] = 224
-    num_classes: int = 1000
-    T: int = 4
 
-    def __post_init__(self) -> None:
-        size = self.image_size
-        pair = (size, size) if isinstance(size, int) else tuple(size)
-        if len(pair) != 2:
-            raise ValueError(f"got image_size={size!r}, expected a side or (H, W)")
-        object.__setattr__(self, "image_size", pair)
-        for part in ("stem", "attention", "neuron"):
-            name, options = split_part(getattr(self, part))
-            object.__setattr__(self, part, {"name": name, **options})
-        for name in ("dim", "depth", "heads", "in_channels", "num_classes", "T"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"got {name}={value!r}, expected a whole number of 1 or more")
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W) of the picture."""
-        assert isinstance(self.image_size, tuple)
-        return self.image_size
+    PARTS = ("stem", *BodyConfig.PARTS)
+    WHOLE = ("dim", "depth", "heads", *BodyConfig.WHOLE)
 
 
 class Block(nn.Module):
@@ -74,7 +51,7 @@ class Block(nn.Module):
 
     def __init__(self, site: Site, *, attention: Part = "ssa", mlp_ratio: float = 4.0) -> None:
         super().__init__()
-        self.attention = install(site, attention)
+        self.attention = install(site, attention, kind="mixer")
         self.mlp = MLP(site.dim, int(site.dim * mlp_ratio), neuron=site.neuron)
 
     def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B C H W"]:
@@ -84,13 +61,13 @@ class Block(nn.Module):
         return y
 
 
-class SpikingTransformer(nn.Module):
+class SpikingTransformer(SpikingModel):
     """A stem, `depth` blocks, a head. Every call starts at rest; nothing is carried over.
 
     Build one with `saccade.create_model`.
     """
 
-    name: str = ""
+    config: TransformerConfig
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -104,39 +81,26 @@ class SpikingTransformer(nn.Module):
         self.blocks.apply(INIT[c.projection_init])
         _trunc_normal(self.head.linear)
 
-    def forward(
-        self, x: Tensor, *, per_step: bool = False
-    ) -> Float[Tensor, "B K"] | Float[Tensor, "T B K"]:
-        """Logits, averaged over the steps unless `per_step`.
-
-        Args:
-            x: pictures [B C H W], shown for `config.T` steps; or frames [T B C H W].
-            per_step: keep the logits of every step.
-
-        Raises:
-            ValueError: for another number of axes, channels, or another size.
-        """
-        x = self.stem(self._frames(x))
+    def steps(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B K"]:
+        """Logits of each step."""
+        x = self.stem(x)
         for block in self.blocks:
             x = block(x)
         logits: Tensor = self.head(x)
-        return logits if per_step else logits.mean(0)
-
-    def forward_steps(self, x: Tensor) -> Float[Tensor, "T B K"]:
-        """Logits of each step; otherwise as the call itself."""
-        logits: Tensor = self(x, per_step=True)
         return logits
 
-    def _frames(self, x: Tensor) -> Tensor:
-        c = self.config
-        expected = f"[B, {c.in_channels}, {c.size[0]}, {c.size[1]}]"
-        if x.dim() not in (4, 5) or x.shape[-3:] != (c.in_channels, *c.size) or 0 in x.shape:
-            raise ValueError(
-                f"got input of shape {list(x.shape)}, expected {expected} or [T, {expected[1:]} "
-                "with B and T of 1 or more; another size or number of channels is another "
-                "model: create_model(..., image_size=, in_channels=)"
-            )
-        return x if x.dim() == 5 else x.expand(c.T, *x.shape)
+    def structure(self) -> dict[str, str]:
+        """The parts in words."""
+        c, (H, W) = self.config, self.stem.grid
+        attention, options = split_part(c.attention)
+        return {
+            "stem": f"{split_part(c.stem)[0]} -> {c.dim} channels on a grid of {H} x {W} tokens",
+            "blocks": f"{c.depth} x [{attention} with {c.heads} heads, MLP x{c.mlp_ratio:g}]; "
+            "branches are added (integers)",
+            "attention": f"{attention} " + ", ".join(f"{k}={v}" for k, v in options.items()),
+            "neuron": split_part(c.neuron)[0],
+            "head": f"mean over tokens and steps, linear to {c.num_classes} classes",
+        }
 
 
 @INIT.add("trunc_normal")

@@ -10,8 +10,11 @@ from saccade.nn.neurons import IF as IF
 from saccade.nn.neurons import LIF as LIF
 from saccade.nn.neurons import NEURON as NEURON
 from saccade.nn.neurons import PLIF as PLIF
+from saccade.nn.neurons import Gate as Gate
 from saccade.nn.neurons import Neuron as Neuron
 from saccade.nn.neurons import make_neuron as make_neuron
+from saccade.nn.released import MALIF as MALIF
+from saccade.nn.released import MemUpdate as MemUpdate
 from saccade.nn.stems import SPS as SPS
 from saccade.nn.stems import STEM as STEM
 from saccade.nn.stems import Stem as Stem

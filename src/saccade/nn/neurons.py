@@ -11,6 +11,8 @@ IF is LIF without the leak; PLIF learns 1/tau = sigmoid(w).
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -23,6 +25,7 @@ from saccade._sources import Equation, Source
 from saccade.ops import Fire, lif
 
 NEURON: Registry[type["Neuron"]] = Registry("neuron")
+Gate = Callable[[Tensor], Tensor]
 
 PLIF_SOURCE = Source(
     key="fang2021incorporating",
@@ -65,6 +68,8 @@ class Neuron(nn.Module, ABC):
     Args:
         v_threshold: fires where the charged membrane reaches it.
         v_reset: where a spike sets the membrane; None subtracts v_threshold instead.
+        v_rest: where the membrane starts and what it leaks to; None is v_reset.
+        strict: whether a membrane that only equals v_threshold stays silent.
         detach_reset: whether the backward pass takes the spike in the reset as a constant.
         surrogate, alpha: the derivative of the spike; see `saccade.ops.surrogate`.
 
@@ -82,6 +87,8 @@ class Neuron(nn.Module, ABC):
         detach_reset: bool = True,
         surrogate: str = "sigmoid",
         alpha: float | None = None,
+        v_rest: float | None = None,
+        strict: bool = False,
     ) -> None:
         super().__init__()
         self.fire = Fire(
@@ -90,22 +97,43 @@ class Neuron(nn.Module, ABC):
             detach_reset=detach_reset,
             surrogate=surrogate,
             alpha=alpha,
+            v_rest=v_rest,
+            strict=strict,
         )
 
     @abstractmethod
     def charge(self) -> tuple[float | Tensor, float | Tensor]:
-        """Decay and gain of h_t = decay v_{t-1} + gain x_t + (1 - decay) v_reset."""
+        """Decay and gain of h_t = decay v_{t-1} + gain x_t + (1 - decay) v_rest."""
 
     def scan(
-        self, x: Float[Tensor, "T *dims"], v0: Float[Tensor, "*dims"] | None = None
+        self,
+        x: Float[Tensor, "T *dims"],
+        v0: Float[Tensor, "*dims"] | None = None,
+        *,
+        gate: Gate | None = None,
     ) -> tuple[Float[Tensor, "T *dims"], Float[Tensor, "*dims"]]:
-        """Spikes, and the membrane after the last step; `v0` None starts at rest."""
-        s, v = lif(x, v0, *self.charge(), self.fire)
-        return s, v
+        """Spikes, and the membrane after the last step; `v0` None starts at rest.
 
-    def forward(self, x: Float[Tensor, "T *dims"]) -> Float[Tensor, "T *dims"]:
-        """Spikes of the input current `x`."""
-        return self.scan(x)[0]
+        A `gate` maps the charged membrane h_t of each step before it fires and resets.
+        """
+        if gate is None:
+            s, v = lif(x, v0, *self.charge(), self.fire)
+            return s, v
+        decay, gain = self.charge()
+        rest, spikes = self.fire.rest, []
+        fire = replace(self.fire, v_rest=0.0)  # the gated membrane neither leaks nor charges again
+        v = torch.full_like(x[0], rest) if v0 is None else v0
+        for x_t in x:
+            h = gate(decay * v + gain * x_t + (1 - decay) * rest)
+            s, v = lif(h[None], None, 0.0, 1.0, fire)
+            spikes.append(s[0])
+        return torch.stack(spikes), v
+
+    def forward(
+        self, x: Float[Tensor, "T *dims"], *, gate: Gate | None = None
+    ) -> Float[Tensor, "T *dims"]:
+        """Spikes of the input current `x`; for `gate` see `scan`."""
+        return self.scan(x, gate=gate)[0]
 
     def extra_repr(self) -> str:
         """Constants, for printing."""

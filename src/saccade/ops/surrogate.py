@@ -1,6 +1,6 @@
 """The spike: one Heaviside step, and a table of the derivatives that stand in for its own.
 
-u is the distance of the membrane from the threshold; a spike is 1[u >= 0].
+u is the distance of the membrane from the threshold; a spike is 1[u >= 0], or strictly 1[u > 0].
 """
 
 import math
@@ -61,18 +61,20 @@ for _name, _entry in {
 
 class _Spike(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, u: Tensor, surrogate: str, alpha: float) -> Tensor:
+    def forward(ctx: Any, u: Tensor, surrogate: str, alpha: float, strict: bool) -> Tensor:
         ctx.save_for_backward(u)
         ctx.surrogate, ctx.alpha = surrogate, alpha
-        return (u >= 0).to(u.dtype)
+        return (u > 0 if strict else u >= 0).to(u.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         (u,) = ctx.saved_tensors
-        return grads[0] * SURROGATE[ctx.surrogate].derivative(u, ctx.alpha), None, None
+        return grads[0] * SURROGATE[ctx.surrogate].derivative(u, ctx.alpha), None, None, None
 
 
-def spike(u: Tensor, surrogate: str = "sigmoid", alpha: float = 4.0) -> Tensor:
-    """1[u >= 0] with the derivative that `surrogate` names; shape and dtype of `u`."""
-    out: Tensor = _Spike.apply(u, surrogate, alpha)  # type: ignore[no-untyped-call]
+def spike(
+    u: Tensor, surrogate: str = "sigmoid", alpha: float = 4.0, *, strict: bool = False
+) -> Tensor:
+    """1[u >= 0], or 1[u > 0] where strict, with the derivative that `surrogate` names."""
+    out: Tensor = _Spike.apply(u, surrogate, alpha, strict)  # type: ignore[no-untyped-call]
     return out

@@ -9,14 +9,14 @@ import torch
 from lightning_fabric import Fabric
 
 from saccade.data import load_data, normalise, read_image, unit
-from saccade.models import SpikingTransformer
+from saccade.models import SpikingModel
 from saccade.train.batches import Pictures
 from saccade.train.checkpoint import WEIGHTS, load_model
 from saccade.train.run import evaluate, hardware, versions
 from saccade.train.tasks import predict
 
 
-def open_run(run: Path) -> tuple[SpikingTransformer, dict[str, Any]]:
+def open_run(run: Path) -> tuple[SpikingModel, dict[str, Any]]:
     """Model and data description of a run's folder or of a weights file.
 
     Raises:

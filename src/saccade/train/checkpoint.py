@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from saccade.models import SpikingTransformer, describe, rebuild
+from saccade.models import SpikingModel, describe, rebuild
 from saccade.train.files import write_atomically, write_json
 
 WEIGHTS, STATE = "last.safetensors", "state.json"
@@ -46,14 +46,14 @@ class Header:
     optim: dict[str, Any] | None = None
 
 
-def save_weights(path: Path, model: SpikingTransformer, data: dict[str, Any]) -> None:
+def save_weights(path: Path, model: SpikingModel, data: dict[str, Any]) -> None:
     """A file of weights alone, which `saccade.load` reads."""
     _write(path, model.state_dict(), Header(model=describe(model), data=data))
 
 
 def save_run(
     run: Path,
-    model: SpikingTransformer,
+    model: SpikingModel,
     optimizer: torch.optim.Optimizer,
     position: Position,
     data: dict[str, Any],
@@ -66,7 +66,7 @@ def save_run(
 
 
 def restore_run(
-    run: Path, model: SpikingTransformer, optimizer: torch.optim.Optimizer
+    run: Path, model: SpikingModel, optimizer: torch.optim.Optimizer
 ) -> Position | None:
     """Bring model and optimiser to the saved state; None where nothing was saved yet.
 
@@ -83,7 +83,7 @@ def restore_run(
     return Position(**header.position)
 
 
-def load_model(path: Path) -> tuple[SpikingTransformer, dict[str, Any]]:
+def load_model(path: Path) -> tuple[SpikingModel, dict[str, Any]]:
     """The model of a weights file, and what is known of its data; see `saccade.load`."""
     header, tensors = read(path)
     model = rebuild(header.model)
@@ -137,7 +137,7 @@ def _write(path: Path, tensors: dict[str, Tensor], header: Header) -> None:
     write_atomically(path, save(plain, metadata))
 
 
-def _load_weights(model: SpikingTransformer, tensors: dict[str, Tensor], path: Path) -> None:
+def _load_weights(model: SpikingModel, tensors: dict[str, Tensor], path: Path) -> None:
     weights = {name: t for name, t in tensors.items() if not name.startswith(_OPTIM)}
     try:
         model.load_state_dict(weights)

@@ -14,7 +14,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from saccade.models import SpikingTransformer
+from saccade.models import SpikingModel
 from saccade.train.batches import Batches, Pictures
 from saccade.train.checkpoint import Position, save_run
 from saccade.train.diagnose import Diverged, diagnose
@@ -51,7 +51,7 @@ class Session:
     recipe: Recipe
     run: Path
     fabric: Fabric
-    model: SpikingTransformer
+    model: SpikingModel
     optimizer: torch.optim.Optimizer
     task: Task
     batches: Batches

@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from saccade._registry import split_part
 from saccade.analysis import observe, record
 from saccade.data import ImageData, Images, load_data, stratified_split
-from saccade.models import MODELS, SpikingTransformer, create_model
+from saccade.models import MODELS, SpikingModel, create_model
 from saccade.models._base import PARTS
 from saccade.train.batches import Batches, Pictures
 from saccade.train.checkpoint import WEIGHTS, Position, restore_run
@@ -82,7 +82,7 @@ def train(
     return finish(session, data)
 
 
-def build_model(recipe: Recipe, data: ImageData) -> SpikingTransformer:
+def build_model(recipe: Recipe, data: ImageData) -> SpikingModel:
     """The recipe's model for the recipe's data, with weights drawn from its seed.
 
     Raises:
@@ -145,7 +145,7 @@ def _open(
     recipe: Recipe,
     run: Path,
     data: ImageData,
-    model: SpikingTransformer,
+    model: SpikingModel,
     device: str,
     progress: Progress,
 ) -> Session:
@@ -221,7 +221,7 @@ def finish(session: Session, data: ImageData) -> dict[str, Any]:
 
 
 def evaluate(
-    model: SpikingTransformer, pictures: Pictures, *, fabric: Fabric | None = None
+    model: SpikingModel, pictures: Pictures, *, fabric: Fabric | None = None
 ) -> dict[str, Any]:
     """Accuracy, loss, confusion and everything that `record` counts, over a whole split."""
     steps, labels = [], []

@@ -38,6 +38,7 @@ def _run(
     rest = fire.rest
     h = x * gain
     s = torch.empty_like(h)
+    fires = torch.gt if fire.strict else torch.ge
     v = torch.full_like(h[0], rest) if v0 is None else v0
     for h_t, s_t in zip(h, s, strict=True):
         h_t.add_(v * decay)
@@ -45,7 +46,7 @@ def _run(
             h_t.add_((1 - decay) * rest)
         # h >= theta wherever the reference finds h - theta >= 0: a difference of floats is 0
         # only between equals
-        torch.ge(h_t, fire.v_threshold, out=s_t)
+        fires(h_t, fire.v_threshold, out=s_t)
         if fire.v_reset is None:
             v = torch.sub(h_t, s_t, alpha=fire.v_threshold)
         elif fire.v_reset == 0:
@@ -84,5 +85,5 @@ def _reset_slope(h: Tensor, slope: Tensor, fire: Fire) -> Tensor:
     """dv_t/dh_t of the reset line."""
     if fire.v_reset is None:
         return torch.ones_like(h) if fire.detach_reset else 1 - fire.v_threshold * slope
-    kept = (h < fire.v_threshold).to(h.dtype)
+    kept = (h <= fire.v_threshold if fire.strict else h < fire.v_threshold).to(h.dtype)
     return kept if fire.detach_reset else kept + (fire.v_reset - h) * slope

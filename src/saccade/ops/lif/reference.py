@@ -16,14 +16,17 @@ class Fire:
 
     Args:
         v_threshold: the membrane fires where h >= v_threshold.
+        strict: fires only where h > v_threshold: a tie stays silent.
         v_reset: a spike sets the membrane to this value (hard reset); None takes v_threshold
             off instead (soft reset).
+        v_rest: where the membrane starts and what it leaks to; None is v_reset, or 0 with a soft
+            reset.
         detach_reset: whether the spike is a constant in the reset line of the backward pass.
         surrogate: name in the table of surrogate derivatives.
         alpha: its sharpness; None takes the table's own.
 
     Raises:
-        ValueError: for an unknown surrogate, alpha <= 0, or v_reset >= v_threshold.
+        ValueError: for an unknown surrogate, alpha <= 0, or a rest that reaches v_threshold.
     """
 
     v_threshold: float = 1.0
@@ -31,6 +34,8 @@ class Fire:
     detach_reset: bool = True
     surrogate: str = "sigmoid"
     alpha: float | None = None
+    v_rest: float | None = None
+    strict: bool = False
 
     def __post_init__(self) -> None:
         if self.surrogate not in SURROGATE:
@@ -41,13 +46,16 @@ class Fire:
             raise ValueError(f"got alpha={self.alpha}, expected a number above 0")
         if self.rest >= self.v_threshold:
             raise ValueError(
-                f"got v_threshold={self.v_threshold}, expected more than v_reset={self.rest}: "
-                "a neuron at rest would fire"
+                f"got v_threshold={self.v_threshold}, expected more than "
+                f"{'v_reset' if self.v_rest is None else 'v_rest'}={self.rest}: a neuron at rest "
+                "would fire"
             )
 
     @property
     def rest(self) -> float:
         """The membrane before the first input."""
+        if self.v_rest is not None:
+            return self.v_rest
         return 0.0 if self.v_reset is None else self.v_reset
 
     @property
@@ -65,7 +73,7 @@ def scan(
 ) -> tuple[Float[Tensor, "T *dims"], Float[Tensor, "*dims"]]:
     """Eq. LIF-1 to LIF-3 over axis 0.
 
-    h_t = decay v_{t-1} + gain x_t + (1 - decay) rest;  s_t = 1[h_t >= v_threshold];
+    h_t = decay v_{t-1} + gain x_t + (1 - decay) rest;  s_t = 1[h_t >= v_threshold], or > if strict;
     v_t = v_reset where s_t else h_t (hard), or h_t - v_threshold s_t (soft).
 
     Args:
@@ -85,7 +93,7 @@ def scan(
         h = decay * v + gain * x_t
         if rest:
             h = h + (1 - decay) * rest
-        s = spike(h - fire.v_threshold, fire.surrogate, fire.sharpness)
+        s = spike(h - fire.v_threshold, fire.surrogate, fire.sharpness, strict=fire.strict)
         s_reset = s.detach() if fire.detach_reset else s
         if fire.v_reset is None:
             v = h - fire.v_threshold * s_reset

@@ -1,0 +1,357 @@
+"""Multi-dimensional attention: gates over time (T), channel (C) and space (S), one class.
+
+Source: Yao et al., "Attention Spiking Neural Networks", TPAMI 2023, arXiv:2209.13929v1; code
+BICLab/Attention-SNN. Equations: MA-1 to MA-4.
+Axes: T time, B batch, C channel, H W grid; sigma the logistic function; no biases.
+
+Paper and released code are two models, hence two presets:
+
+| preset        | C, S act on the      | statistics     | S kernel | C ratio | at the end |
+|---------------|----------------------|----------------|----------|---------|------------|
+| official_code | current              | one per sample | 3        | 8       | ReLU       |
+| paper         | membrane before fire | one per step   | 7        | 16      | nothing    |
+
+T acts on the current in both: on the membrane it would need the future. The reset rules differ as
+well; they belong to the neuron (`ma_lif`, option reset).
+"""
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from saccade._keymap import KeyMap
+from saccade._registry import nearest
+from saccade._sources import Equation
+from saccade.attention._base import ATTENTION, Site, SpikingAttention
+from saccade.nn import Gate
+from saccade.nn.released import MA_SNN
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "official_code": {
+        "ratio_t": 5,
+        "ratio_c": 8,
+        "kernel": 3,
+        "stats": "per_sample",
+        "location": "current",
+        "post_relu": True,
+    },
+    # the paper's supplement (S2) with its ratio over time could not be read: the code's is kept
+    "paper": {
+        "ratio_t": 5,
+        "ratio_c": 16,
+        "kernel": 7,
+        "stats": "per_step",
+        "location": "membrane",
+        "post_relu": False,
+    },
+}
+CHOICES = {"stats": ("per_sample", "per_step"), "location": ("current", "membrane")}
+
+
+def pooled(x: Tensor, over: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Mean and maximum over axes, which vanish; of equal maxima the first takes the gradient."""
+    kept = tuple(axis for axis in range(x.dim()) if axis not in over)
+    rows = x.permute(kept + over).flatten(len(kept))
+    return rows.mean(-1), rows.max(-1).values
+
+
+class SharedMLP(nn.Module):
+    """sigma(W1 relu(W0 mean) + W1 relu(W0 max)): n statistics to n gates, through n // ratio."""
+
+    def __init__(self, n: int, ratio: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(n, n // ratio, bias=False)
+        self.up = nn.Linear(n // ratio, n, bias=False)
+
+    def forward(
+        self, mean: Float[Tensor, "*b n"], peak: Float[Tensor, "*b n"]
+    ) -> Float[Tensor, "*b n"]:
+        """Gates in (0, 1)."""
+        return torch.sigmoid(self.up(self.down(mean).relu()) + self.up(self.down(peak).relu()))
+
+    def macs(self) -> int:
+        """Multiply-accumulates for one vector of means and one of maxima."""
+        return 2 * (self.down.weight.numel() + self.up.weight.numel())
+
+
+class Time(nn.Module):
+    """Eq. MA-1: one gate a step, from what the whole step holds."""
+
+    def __init__(self, T: int, ratio: int) -> None:
+        super().__init__()
+        self.mlp = SharedMLP(T, ratio)
+
+    def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B 1 1 1"]:
+        """Gates in (0, 1)."""
+        mean, peak = pooled(x, (2, 3, 4))
+        g: Tensor = self.mlp(mean.T, peak.T).T
+        return g[..., None, None, None]
+
+
+class Channel(nn.Module):
+    """Eq. MA-2: one gate a channel, of each step or of the whole sample."""
+
+    def __init__(self, C: int, ratio: int, *, per_step: bool) -> None:
+        super().__init__()
+        self.mlp, self.per_step = SharedMLP(C, ratio), per_step
+
+    def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "t B C 1 1"]:
+        """Gates in (0, 1); t is T or 1."""
+        g: Tensor = self.mlp(*pooled(x, (3, 4) if self.per_step else (0, 3, 4)))
+        return (g if self.per_step else g[None])[..., None, None]
+
+
+class Space(nn.Module):
+    """Eq. MA-3: one gate a place of the grid, of each step or of the whole sample."""
+
+    def __init__(self, kernel: int, *, per_step: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 1, kernel, padding=kernel // 2, bias=False)
+        self.per_step = per_step
+
+    def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "t B 1 H W"]:
+        """Gates in (0, 1); t is T or 1."""
+        stack = torch.stack(pooled(x, (2,) if self.per_step else (0, 2)), -3)
+        maps = stack if self.per_step else stack[None]
+        g: Tensor = self.conv(maps.flatten(0, 1))
+        return torch.sigmoid(g).reshape(*maps.shape[:2], 1, *g.shape[-2:])
+
+
+def loudest(g: Tensor, share: float, axis: int) -> Tensor:
+    """The gates among the ceil(share n) largest along an axis; the others become 0."""
+    n = math.ceil(share * g.shape[axis])
+    return g * torch.zeros_like(g).scatter(axis, g.topk(n, axis).indices, 1.0)
+
+
+class MultiDimensionalGate(SpikingAttention):
+    """Abstract: gates over a subset of time, channel and space, in that order (Eq. MA-4).
+
+    Args:
+        site: where the mechanism sits.
+        preset: "official_code" or "paper"; what it says holds where an option below is None.
+        ratio_t: T over the hidden width of T's MLP. None: the preset's, or T if that is less.
+        ratio_c: C over the hidden width of C's MLP. None: the preset's, or C if that is less.
+        kernel: side of S's convolution, odd.
+        stats: whether C and S pool over all steps ("per_sample") or each for itself ("per_step").
+        location: where C and S act: "current", or "membrane" (inside the neuron's step).
+        post_relu: whether the gated current loses its negative part.
+        keep_t, keep_c: share of the gates of T and of C that are kept, the largest; the others
+            are set to 0 (the code's winner-take-all, "fbs", which no published net uses).
+
+    Raises:
+        ValueError: for an unknown choice, a ratio above what it divides, an even kernel, a share
+            outside (0, 1], statistics per sample at the membrane, or another T in a call.
+    """
+
+    source = MA_SNN
+    kind = "gate"
+    golden = "official"
+    causal = False
+    parts: ClassVar[str]
+    equations = tuple(
+        Equation(
+            name=name, text=text, source=MA_SNN, where=where, code=f"saccade.attention.ma.{code}"
+        )
+        for name, text, where, code in (
+            ("MA-1", "g_t = sigma(W1 relu(W0 avg_chw X) + W1 relu(W0 max_chw X))", "(8-9)", "Time"),
+            (
+                "MA-2",
+                "g_c = sigma(W1 relu(W0 avg_hw U_t) + W1 relu(W0 max_hw U_t))",
+                "(10-11)",
+                "Channel",
+            ),
+            ("MA-3", "g_s = sigma(Conv([avg_c U_t; max_c U_t]))", "(12-13)", "Space"),
+            (
+                "MA-4",
+                "X' = g_t(X) X; V_t = H_{t-1} + X'_t; V'_t = g_c(V_t) V_t; U_t = g_s(V'_t) V'_t",
+                "(14)",
+                "MultiDimensionalGate",
+            ),
+        )
+    )
+
+    def __init__(
+        self,
+        site: Site,
+        *,
+        preset: str = "official_code",
+        ratio_t: int | None = None,
+        ratio_c: int | None = None,
+        kernel: int | None = None,
+        stats: str | None = None,
+        location: str | None = None,
+        post_relu: bool | None = None,
+        keep_t: float = 1.0,
+        keep_c: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if preset not in PRESETS:
+            raise ValueError(f"unknown preset {preset!r}; {nearest(str(preset), list(PRESETS))}")
+        default = PRESETS[preset]
+        self.site = site
+        self.stats = _choice("stats", stats or default["stats"])
+        self.location = _choice("location", location or default["location"])
+        if (self.stats, self.location) == ("per_sample", "membrane"):
+            raise ValueError(
+                "got stats='per_sample' with location='membrane', expected 'per_step': inside the "
+                "neuron's step the later steps are not known"
+            )
+        self.post_relu = default["post_relu"] if post_relu is None else post_relu
+        self.keep_t, self.keep_c = _share("keep_t", keep_t), _share("keep_c", keep_c)
+        per_step = self.stats == "per_step"
+        if "T" in self.parts:
+            self.t = Time(site.T, checked_ratio("ratio_t", ratio_t, default["ratio_t"], T=site.T))
+        if "C" in self.parts:
+            ratio = checked_ratio("ratio_c", ratio_c, default["ratio_c"], C=site.dim)
+            self.c = Channel(site.dim, ratio, per_step=per_step)
+        if "S" in self.parts:
+            self.s = Space(_odd(kernel or default["kernel"]), per_step=per_step)
+        self.causal = "T" not in self.parts and per_step
+
+    def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B C H W"]:
+        """The gated current; where C and S sit at the membrane, T's share of the work."""
+        if "T" in self.parts:
+            same_steps(x, self.site.T)
+            x = loudest(self.t(x), self.keep_t, 0) * x
+        if self.location == "current":
+            x = self._channel_and_space(x)
+        return x.relu() if self.post_relu else x
+
+    def at_membrane(self) -> Gate | None:
+        """C and S for one step, where they sit at the membrane."""
+        if self.location == "current" or self.parts == "T":
+            return None
+        return lambda u: self._channel_and_space(u[None])[0]
+
+    def _channel_and_space(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B C H W"]:
+        if "C" in self.parts:
+            x = loudest(self.c(x), self.keep_c, 2) * x
+        if "S" in self.parts:
+            x = self.s(x) * x
+        return x
+
+    def adds(self) -> int:
+        """Multiply-accumulates: making the gates, and one product an element and dimension."""
+        s = self.site
+        times = s.T if self.stats == "per_step" else 1
+        macs = len(self.parts) * s.T * s.dim * s.tokens
+        if "T" in self.parts:
+            macs += self.t.mlp.macs()
+        if "C" in self.parts:
+            macs += times * self.c.mlp.macs()
+        if "S" in self.parts:
+            macs += times * s.tokens * self.s.conv.weight.numel()
+        return int(macs)
+
+    @classmethod
+    def for_vectors(cls, site: Site, **options: Any) -> SpikingAttention | None:
+        """T alone, as the code's fully connected layers have it."""
+        return TA(site, **options) if "T" in cls.parts else None
+
+
+def _choice(option: str, value: str) -> str:
+    if value not in CHOICES[option]:
+        raise ValueError(f"unknown {option} {value!r}; {nearest(str(value), [*CHOICES[option]])}")
+    return value
+
+
+def _share(option: str, value: float) -> float:
+    if not 0 < value <= 1:
+        raise ValueError(f"got {option}={value}, expected a share above 0 and up to 1")
+    return value
+
+
+def _odd(kernel: int) -> int:
+    if kernel < 1 or kernel % 2 == 0:
+        raise ValueError(
+            f"got kernel={kernel}, expected an odd number; the nearest is {max(1, kernel + 1)}"
+        )
+    return kernel
+
+
+def checked_ratio(option: str, ratio: int | None, default: int, **size: int) -> int:
+    """A ratio that leaves at least one hidden unit; `size` is the axis and its length.
+
+    Raises:
+        ValueError: for a ratio that was given and does not.
+    """
+    ((axis, n),) = size.items()
+    if ratio is None:
+        return min(default, n)
+    if not 1 <= ratio <= n:
+        raise ValueError(
+            f"got {option}={ratio} for {axis}={n}, expected 1 to {n}: {axis} // {option} hidden "
+            f"units would be none; the nearest is {min(max(1, ratio), n)}"
+        )
+    return ratio
+
+
+def same_steps(x: Tensor, T: int) -> None:
+    """Raise a ValueError unless `x` has the T steps that the gate's parameters were built for."""
+    if len(x) != T:
+        raise ValueError(
+            f"got {len(x)} time steps, expected {T}: the parameters of a gate over time depend on "
+            f"T; build it with T={len(x)}"
+        )
+
+
+@ATTENTION.add("ta")
+class TA(MultiDimensionalGate):
+    """MA-SNN's gate over time."""
+
+    parts = "T"
+
+
+@ATTENTION.add("ca")
+class CA(MultiDimensionalGate):
+    """MA-SNN's gate over channels."""
+
+    parts = "C"
+
+
+@ATTENTION.add("sa")
+class SA(MultiDimensionalGate):
+    """MA-SNN's gate over space."""
+
+    parts = "S"
+
+
+@ATTENTION.add("tca")
+class TCA(MultiDimensionalGate):
+    """MA-SNN's gates over time and channels."""
+
+    parts = "TC"
+
+
+@ATTENTION.add("tsa")
+class TSA(MultiDimensionalGate):
+    """MA-SNN's gates over time and space."""
+
+    parts = "TS"
+
+
+@ATTENTION.add("csa")
+class CSA(MultiDimensionalGate):
+    """MA-SNN's gates over channels and space."""
+
+    parts = "CS"
+
+
+@ATTENTION.add("tcsa")
+class TCSA(MultiDimensionalGate):
+    """MA-SNN's gates over time, channels and space."""
+
+    parts = "TCS"
+
+
+KEYS = KeyMap(
+    rules=(
+        (r"([tc])a\.sharedMLP\.0\.weight", r"\1.mlp.down.weight"),
+        (r"([tc])a\.sharedMLP\.2\.weight", r"\1.mlp.up.weight"),
+        (r"sa\.conv\.weight", "s.conv.weight"),
+    )
+)
+"""Parameters of the official wrappers TA, CA, SA, TCA, TSA, CSA, TCSA."""

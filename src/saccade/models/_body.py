@@ -1,0 +1,147 @@
+"""What every body shares: sizes and parts of its configuration, time first, logits averaged."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from saccade._registry import Part, nearest, split_part
+
+
+@dataclass(frozen=True, kw_only=True)
+class BodyConfig:
+    """Abstract: what the configuration of any body says.
+
+    Args:
+        attention, neuron: parts by name, or {"name": ..., options}.
+        in_channels: of the picture.
+        image_size: (H, W) of the picture, in pixels; an int is a square.
+        num_classes: K.
+        T: time steps that a static picture is shown for.
+
+    Raises:
+        ValueError: for a size below 1.
+    """
+
+    attention: Part = "none"
+    neuron: Part = "lif"
+    in_channels: int = 3
+    image_size: int | tuple[int, int] = 224
+    num_classes: int = 1000
+    T: int = 4
+
+    PARTS: ClassVar[tuple[str, ...]] = ("attention", "neuron")
+    WHOLE: ClassVar[tuple[str, ...]] = ("in_channels", "num_classes", "T")
+
+    def __post_init__(self) -> None:
+        size = self.image_size
+        pair = (size, size) if isinstance(size, int) else tuple(size)
+        if len(pair) != 2:
+            raise ValueError(f"got image_size={size!r}, expected a side or (H, W)")
+        object.__setattr__(self, "image_size", pair)
+        for part in self.PARTS:
+            name, options = split_part(getattr(self, part))
+            object.__setattr__(self, part, {"name": name, **options})
+        for name in self.WHOLE:
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"got {name}={value!r}, expected a whole number of 1 or more")
+
+    def _whole(self, *names: str) -> None:
+        """Make tuples of fields that hold several whole numbers of 1 or more."""
+        for name in names:
+            values = getattr(self, name)
+            ok = isinstance(values, Sequence) and not isinstance(values, str)
+            if not ok or not all(isinstance(v, int) and v >= 1 for v in values):
+                raise ValueError(f"got {name}={values!r}, expected whole numbers of 1 or more")
+            object.__setattr__(self, name, tuple(values))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the picture."""
+        assert isinstance(self.image_size, tuple)
+        return self.image_size
+
+
+class SpikingModel(nn.Module, ABC):
+    """Abstract: pictures or frames in, logits out. Every call starts at rest.
+
+    Build one with `saccade.create_model`. A subclass names the weight of its last layer in
+    `last` and how many of its rows vote for one class in `voters`.
+    """
+
+    name: str = ""
+    config: BodyConfig
+    last: str = "head.linear.weight"
+    voters: int = 1
+
+    @abstractmethod
+    def steps(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B K"]:
+        """Logits of each step."""
+
+    @abstractmethod
+    def structure(self) -> dict[str, str]:
+        """The parts of the body in words, from input to output."""
+
+    def forward(
+        self, x: Tensor, *, per_step: bool = False
+    ) -> Float[Tensor, "B K"] | Float[Tensor, "T B K"]:
+        """Logits, averaged over the steps unless `per_step`.
+
+        Args:
+            x: pictures [B C H W], shown for `config.T` steps; or frames [T B C H W].
+            per_step: keep the logits of every step.
+
+        Raises:
+            ValueError: for another number of axes, channels, or another size; and for another
+                number of steps where parameters depend on it.
+        """
+        logits = self.steps(self._frames(x))
+        return logits if per_step else logits.mean(0)
+
+    def forward_steps(self, x: Tensor) -> Float[Tensor, "T B K"]:
+        """Logits of each step; otherwise as the call itself."""
+        logits: Tensor = self(x, per_step=True)
+        return logits
+
+    def _frames(self, x: Tensor) -> Tensor:
+        c = self.config
+        expected = f"[B, {c.in_channels}, {c.size[0]}, {c.size[1]}]"
+        if x.dim() not in (4, 5) or x.shape[-3:] != (c.in_channels, *c.size) or 0 in x.shape:
+            raise ValueError(
+                f"got input of shape {list(x.shape)}, expected {expected} or [T, {expected[1:]} "
+                "with B and T of 1 or more; another size or number of channels is another "
+                "model: create_model(..., image_size=, in_channels=)"
+            )
+        return x if x.dim() == 5 else x.expand(c.T, *x.shape)
+
+
+class StepDropout(nn.Module):
+    """Dropout with one mask for all steps, so that the mean over time is dropped as a whole."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        if not 0 <= p < 1:
+            raise ValueError(f"got dropout={p}, expected a share from 0 to below 1")
+        self.p = p
+
+    def forward(self, x: Float[Tensor, "T *dims"]) -> Float[Tensor, "T *dims"]:
+        """Zeros for a share p of the features while training."""
+        if not self.training or not self.p:
+            return x
+        return x * nn.functional.dropout(torch.ones_like(x[:1]), self.p)
+
+
+def checked(option: str, value: str, known: Any) -> str:
+    """An option that must be a key of `known`.
+
+    Raises:
+        ValueError: naming the nearest.
+    """
+    if value not in known:
+        raise ValueError(f"unknown {option} {value!r}; {nearest(str(value), list(known))}")
+    return value
