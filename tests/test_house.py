@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import saccade
-from saccade.models import ConvConfig, TransformerConfig
+from saccade.models import ConvConfig, ResNetConfig, TransformerConfig
 
 ROOT = Path(saccade.__file__).parent
 FLOORS = [
@@ -84,7 +84,7 @@ def test_nothing_prints_and_nothing_is_pickled(path: Path):
             assert called not in ("torch.save", "pickle.dump", "pickle.dumps"), called
 
 
-@pytest.mark.parametrize("body", ["transformer", "cnn"])
+@pytest.mark.parametrize("body", ["transformer", "cnn", "resnet"])
 def test_bodies_never_ask_for_a_part_by_name(body: str):
     source = (ROOT / "models" / f"{body}.py").read_text()
     for node in ast.walk(ast.parse(source)):
@@ -93,7 +93,7 @@ def test_bodies_never_ask_for_a_part_by_name(body: str):
             assert not any(isinstance(c.value, str) for c in strings), ast.unparse(node)
 
 
-@pytest.mark.parametrize("config", [TransformerConfig, ConvConfig])
+@pytest.mark.parametrize("config", [TransformerConfig, ConvConfig, ResNetConfig])
 def test_a_body_has_few_fields(config: type):
     assert len(dataclasses.fields(config)) <= MAX_FIELDS
 

@@ -23,7 +23,7 @@ def files_of(folder: Path) -> list[Path]:
 
 def test_every_golden_file_of_our_families_passes(golden: Path):
     files = files_of(golden)
-    assert len(files) >= 79
+    assert len(files) >= 93
     verdicts = [verify_file(path) for path in files]
     assert [v for v in verdicts if not v.ok] == []
     assert max(v.max_error or 0 for v in verdicts) < 1e-12

@@ -4,7 +4,7 @@ from typing import Any
 
 from saccade._registry import split_part
 from saccade.attention import ATTENTION
-from saccade.models import MODELS, BodyConfig, ConvConfig, TransformerConfig
+from saccade.models import MODELS, BodyConfig, ConvConfig, ResNetConfig, TransformerConfig
 
 
 def small(name: str) -> dict[str, Any]:
@@ -19,6 +19,11 @@ def small(name: str) -> dict[str, Any]:
         common["neuron"] = {"name": split_part(config.neuron)[0], "alpha": 0.25}
         common |= {"channels": tuple(range(8, 8 + 2 * n, 2)), "hidden": (12,), "T": 6}
         return common | ({"image_size": (64, 128)} if n > 3 else {})
+    if isinstance(config, ResNetConfig):
+        n = len(config.widths)
+        widths = tuple(range(8, 8 + 4 * n, 4))
+        common["neuron"] = {"name": split_part(config.neuron)[0], "alpha": 0.25}
+        return common | {"depths": (2, *[1] * (n - 1)), "widths": widths, "image_size": (64, 96)}
     raise AssertionError(f"say how to shrink a {type(config).__name__}")
 
 

@@ -7,12 +7,22 @@ import pytest
 import torch
 
 from saccade.attention import SpikingAttention
-from saccade.models import MODELS, TransformerConfig, create_model, describe, list_models, rebuild
+from saccade.models import (
+    MODELS,
+    TransformerConfig,
+    create_model,
+    describe,
+    list_models,
+    rebuild,
+    resolve,
+)
 from tests.awake import LEAST, MOST, awake, firing_rates, settled
 from tests.models.small import fitting, small
 
 NAMES = MODELS.list()
-PAIRS = [(name, attention) for name in NAMES for attention in fitting(MODELS[name].config)]
+DISTINCT = {repr(resolve(name, small(name))): name for name in reversed(NAMES)}
+"""Names whose shrunk models differ: some published models differ in size alone."""
+PAIRS = [(n, attention) for n in DISTINCT.values() for attention in fitting(MODELS[n].config)]
 
 
 def make(name: str, **options: Any) -> tuple[Any, torch.Tensor]:

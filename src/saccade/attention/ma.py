@@ -120,10 +120,10 @@ class Space(nn.Module):
         return torch.sigmoid(g).reshape(*maps.shape[:2], 1, *g.shape[-2:])
 
 
-def loudest(g: Tensor, share: float, axis: int) -> Tensor:
-    """The gates among the ceil(share n) largest along an axis; the others become 0."""
+def winners(g: Tensor, share: float, axis: int) -> Tensor:
+    """1 for the ceil(share n) largest gates along an axis, 0 for the others."""
     n = math.ceil(share * g.shape[axis])
-    return g * torch.zeros_like(g).scatter(axis, g.topk(n, axis).indices, 1.0)
+    return torch.zeros_like(g).scatter(axis, g.topk(n, axis).indices, 1.0)
 
 
 class MultiDimensionalGate(SpikingAttention):
@@ -213,11 +213,14 @@ class MultiDimensionalGate(SpikingAttention):
 
     def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B C H W"]:
         """The gated current; where C and S sit at the membrane, T's share of the work."""
+        kept = None
         if "T" in self.parts:
             same_steps(x, self.site.T)
-            x = loudest(self.t(x), self.keep_t, 0) * x
+            g = self.t(x)
+            x, kept = g * x, winners(g, self.keep_t, 0) if self.keep_t < 1 else None
         if self.location == "current":
             x = self._channel_and_space(x)
+        x = x if kept is None else x * kept  # last: the other gates see what the losers hold
         return x.relu() if self.post_relu else x
 
     def at_membrane(self) -> Gate | None:
@@ -227,11 +230,13 @@ class MultiDimensionalGate(SpikingAttention):
         return lambda u: self._channel_and_space(u[None])[0]
 
     def _channel_and_space(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B C H W"]:
+        kept = None
         if "C" in self.parts:
-            x = loudest(self.c(x), self.keep_c, 2) * x
+            g = self.c(x)
+            x, kept = g * x, winners(g, self.keep_c, 2) if self.keep_c < 1 else None
         if "S" in self.parts:
             x = self.s(x) * x
-        return x
+        return x if kept is None else x * kept
 
     def adds(self) -> int:
         """Multiply-accumulates: making the gates, and one product an element and dimension."""

@@ -14,6 +14,8 @@ from saccade.models._body import BodyConfig as BodyConfig
 from saccade.models._body import SpikingModel as SpikingModel
 from saccade.models.cnn import ConvConfig as ConvConfig
 from saccade.models.cnn import SpikingCNN as SpikingCNN
+from saccade.models.resnet import ResNetConfig as ResNetConfig
+from saccade.models.resnet import SpikingResNet as SpikingResNet
 from saccade.models.transformer import Block as Block
 from saccade.models.transformer import SpikingTransformer as SpikingTransformer
 from saccade.models.transformer import TransformerConfig as TransformerConfig

@@ -11,7 +11,6 @@ from saccade.models._body import BodyConfig, SpikingModel
 from saccade.models.transformer import SpikingTransformer
 
 MODELS: Registry["ModelEntry"] = Registry("model")
-PARTS = ("attention", "stem", "neuron")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +52,7 @@ def resolve(name: str, options: Mapping[str, Any]) -> BodyConfig:
     for option, value in options.items():
         if option not in known:
             raise ValueError(f"model {name!r} has no option {option!r}; {nearest(option, known)}")
-        if option in PARTS:
+        if option in config.PARTS:
             value = _merged(getattr(config, option), value, entry.parts)
         changes[option] = value
     return replace(config, **changes)

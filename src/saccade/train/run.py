@@ -17,7 +17,6 @@ from saccade._registry import split_part
 from saccade.analysis import observe, record
 from saccade.data import ImageData, Images, load_data, stratified_split
 from saccade.models import MODELS, SpikingModel, create_model
-from saccade.models._base import PARTS
 from saccade.train.batches import Batches, Pictures
 from saccade.train.checkpoint import WEIGHTS, Position, restore_run
 from saccade.train.files import write_atomically, write_json
@@ -90,7 +89,7 @@ def build_model(recipe: Recipe, data: ImageData) -> SpikingModel:
     """
     options = {k: v for k, v in recipe.model.items() if k != "name"}
     config = MODELS[recipe.model["name"]].config
-    for field in PARTS:  # options alone are of the model's own part
+    for field in config.PARTS:  # options alone are of the model's own part
         if isinstance(part := options.get(field), Mapping) and "name" not in part:
             options[field] = {"name": split_part(getattr(config, field))[0], **part}
     fixed: dict[str, Any] = {
