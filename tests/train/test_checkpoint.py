@@ -21,7 +21,7 @@ from tests.train.tiny import MODEL, header, tiny_data, tiny_recipe, use
 SIZE = {"num_classes": 3, "in_channels": 1, "image_size": 8}
 
 
-def build(**changes: Any) -> saccade.SpikingTransformer:
+def build(**changes: Any) -> saccade.models.SpikingModel:
     torch.manual_seed(0)
     options = {k: v for k, v in MODEL.items() if k != "name"}
     return awake(create_model("spikformer", **options | SIZE | changes))
