@@ -84,7 +84,7 @@ def test_without_the_past_it_is_its_inner_attention():
         ({"alpha": 1.5}, "got alpha=1.5, expected 0 to 1; the nearest is 1"),
         ({"kernel": 4}, "got kernel=4.*nearest is 5"),
         ({"preset": "as_relased"}, "did you mean 'as_released'"),
-        ({"inner": "sas"}, "did you mean 'ssa'"),
+        ({"inner": "sssa"}, "did you mean 'ssa'"),
     ],
 )
 def test_bad_options_name_the_valid_choice(options: dict, message: str):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.attention import SpikingAttention
-from saccade.nn import Neuron, on_spikes
+from saccade.nn import Neuron, Projection, on_spikes
 
 Arrays = dict[str, np.ndarray]
 
@@ -48,8 +48,10 @@ def observe(
         for hook in hooks:
             hook.remove()
     spikes = {path: torch.cat(parts) for path, parts in trains.items() if parts}
+    # neurons inside an attention may have heads and tokens for axes; projections have the grid
+    maps = {f"{p}.neuron" for p, m in model.named_modules() if isinstance(m, Projection)}
     arrays = _maps(mixers, inputs)
-    return arrays | _rasters(spikes, neurons, layers) | _responses(spikes, responses)
+    return arrays | _rasters(spikes, neurons, layers) | _responses(spikes, maps, responses)
 
 
 def _maps(mixers: dict[str, SpikingAttention], inputs: dict[str, Tensor]) -> Arrays:
@@ -77,9 +79,9 @@ def _rasters(spikes: dict[str, Tensor], neurons: int, layers: int) -> Arrays:
     return arrays
 
 
-def _responses(spikes: dict[str, Tensor], count: int) -> Arrays:
+def _responses(spikes: dict[str, Tensor], maps: set[str], count: int) -> Arrays:
     arrays: Arrays = {}
-    planar = [path for path, s in spikes.items() if s.dim() == 5]
+    planar = [path for path in spikes if path in maps]
     for i, path in enumerate(_spaced(planar, count)):
         arrays[f"response_{i}"] = _batch_first(spikes[path]).mean((1, 2)).float().numpy()
         arrays[f"response_{i}_path"] = np.array(path)

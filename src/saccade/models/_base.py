@@ -12,7 +12,7 @@ from saccade._sources import Result, Source
 from saccade.models.transformer import SpikingTransformer, TransformerConfig
 
 MODELS: Registry["ModelEntry"] = Registry("model")
-PARTS = ("attention", "stem", "neuron")
+PARTS = ("attention", "stem", "mlp", "neuron")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from saccade._registry import Part, Registry, split_part
 from saccade.attention import Site, install
-from saccade.nn import MLP, STEM, Head, Projection, Stem
+from saccade.nn import MLPS, STEM, Head, Projection, Stem
 
 Init = Callable[[nn.Module], None]
 INIT: Registry[Init] = Registry("projection_init")
@@ -23,7 +23,7 @@ class TransformerConfig:
         depth: blocks L.
         heads: h of the attention.
         mlp_ratio: hidden channels of the MLP over dim.
-        stem, attention, neuron: parts by name, or {"name": ..., options}.
+        stem, attention, mlp, neuron: parts by name, or {"name": ..., options}.
         projection_init: "kaiming_uniform" (torch's own) or "trunc_normal" (sd 0.02, bias 0; the
             official CIFAR code, whose projections are Linear layers), for the blocks.
         in_channels: of the picture.
@@ -41,6 +41,7 @@ class TransformerConfig:
     mlp_ratio: float = 4.0
     stem: Part = "sps"
     attention: Part = "ssa"
+    mlp: Part = "mlp"
     neuron: Part = "lif"
     projection_init: str = "kaiming_uniform"
     in_channels: int = 3
@@ -54,7 +55,7 @@ class TransformerConfig:
         if len(pair) != 2:
             raise ValueError(f"got image_size={size!r}, expected a side or (H, W)")
         object.__setattr__(self, "image_size", pair)
-        for part in ("stem", "attention", "neuron"):
+        for part in ("stem", "attention", "mlp", "neuron"):
             name, options = split_part(getattr(self, part))
             object.__setattr__(self, part, {"name": name, **options})
         for name in ("dim", "depth", "heads", "in_channels", "num_classes", "T"):
@@ -72,10 +73,13 @@ class TransformerConfig:
 class Block(nn.Module):
     """x + attention(x), then x + mlp(x): integers in, integers out (SEW addition)."""
 
-    def __init__(self, site: Site, *, attention: Part = "ssa", mlp_ratio: float = 4.0) -> None:
+    def __init__(
+        self, site: Site, *, attention: Part = "ssa", mlp: Part = "mlp", mlp_ratio: float = 4.0
+    ) -> None:
         super().__init__()
         self.attention = install(site, attention)
-        self.mlp = MLP(site.dim, int(site.dim * mlp_ratio), neuron=site.neuron)
+        hidden = int(site.dim * mlp_ratio)
+        self.mlp: nn.Module = MLPS.build(mlp, site.dim, hidden, neuron=site.neuron)
 
     def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B C H W"]:
         """Each branch adds spikes, so the stream grows by at most 2."""
@@ -100,7 +104,8 @@ class SpikingTransformer(nn.Module):
         )
         site = Site(dim=c.dim, heads=c.heads, T=c.T, grid=self.stem.grid, neuron=c.neuron)
         self.blocks = nn.ModuleList(
-            Block(site, attention=c.attention, mlp_ratio=c.mlp_ratio) for _ in range(c.depth)
+            Block(site, attention=c.attention, mlp=c.mlp, mlp_ratio=c.mlp_ratio)
+            for _ in range(c.depth)
         )
         self.head = Head(c.dim, c.num_classes)
         self.blocks.apply(INIT[c.projection_init])

@@ -1,6 +1,8 @@
 """Parameters without architecture: neurons, layers, stems."""
 
 from saccade.nn.layers import MLP as MLP
+from saccade.nn.layers import MLPS as MLPS
+from saccade.nn.layers import DepthwiseConvolution as DepthwiseConvolution
 from saccade.nn.layers import Head as Head
 from saccade.nn.layers import Projection as Projection
 from saccade.nn.layers import merge_heads as merge_heads

@@ -11,7 +11,8 @@ from torch.nn.functional import interpolate
 
 from saccade._registry import Part, Registry
 from saccade._sources import Equation, Source
-from saccade.nn.layers import Projection, per_frame
+from saccade.nn.layers import DepthwiseConvolution, Projection, per_frame
+from saccade.nn.neurons import make_neuron
 
 STEM: Registry[type["Stem"]] = Registry("stem")
 
@@ -58,6 +59,8 @@ class SPS(Stem):
         neuron: by name, or name and options.
         pools: for each stage, whether a 3x3 max-pooling of stride 2 follows the spikes. The
             official CIFAR code pools after the last two stages, the others after all four.
+        dwc: whether a depthwise 3x3 convolution with a neuron follows the stages (a reading of
+            SAFormer).
 
     Raises:
         ValueError: where the pooling does not divide the image, or 8 not dim.
@@ -87,6 +90,7 @@ class SPS(Stem):
         image_size: tuple[int, int],
         neuron: Part = "lif",
         pools: Sequence[bool] = (False, False, True, True),
+        dwc: bool = False,
     ) -> None:
         super().__init__()
         if len(pools) != len(WIDTHS):
@@ -98,6 +102,8 @@ class SPS(Stem):
             Projection(a, b, kernel=3, neuron=neuron) for a, b in pairwise(channels)
         )
         self.pool = nn.MaxPool2d(3, stride=2, padding=1)
+        after = (DepthwiseConvolution(dim), make_neuron(neuron)) if dwc else ()
+        self.after = nn.Sequential(*after)
         self.position = Projection(channels[-1], channels[-1], kernel=3, neuron=neuron)
 
     def forward(self, x: Float[Tensor, "T B Cin Hin Win"]) -> Float[Tensor, "T B C H W"]:
@@ -106,6 +112,7 @@ class SPS(Stem):
             x = stage(x)
             if pools:
                 x = per_frame(self.pool, x)
+        x = self.after(x)
         y: Tensor = x + self.position(x)
         return y
 
