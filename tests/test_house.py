@@ -104,6 +104,7 @@ def test_public_names_are_these():
         "list_attention",
         "list_models",
         "load",
+        "streaming",
     }
-    assert public - {"Path", "SpikingTransformer", "version"} == offered
+    assert public - {"Path", "SpikingTransformer", "Streaming", "version"} == offered
     assert len(offered) <= MAX_NAMES
