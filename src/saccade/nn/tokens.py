@@ -36,14 +36,16 @@ class TokenMembrane(nn.Module, ABC):
 class Decay(TokenMembrane):
     """Eq. LRF-12, literally: X_n = A X_{n-1} + Gamma tok_n with one A and Gamma a channel.
 
-    Initialisation is ours (the paper's is not known): A from U(0.5, 0.9) and Gamma = 1. Nothing
-    keeps A below 1 in training; beyond it the parallel form is refused (see `saccade.ops.lrf.token_scan`).
+    Initialisation is ours (the paper's is not known): A from U(0.5, 0.9), Gamma from U(0.75, 1.25).
+    Gamma = 1 would tie: a lone token would charge a neuron of tau 2 to just 0.5, the threshold
+    behind attention, and the rounding of the FFT would decide. Nothing keeps A below 1 in
+    training; beyond it the parallel form is refused (`saccade.ops.lrf`).
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.A = nn.Parameter(torch.empty(channels).uniform_(0.5, 0.9))
-        self.Gamma = nn.Parameter(torch.ones(channels))
+        self.Gamma = nn.Parameter(torch.empty(channels).uniform_(0.75, 1.25))
 
     def system(self) -> tuple[Tensor, Tensor, Tensor]:
         """One compartment a channel, read as it is."""

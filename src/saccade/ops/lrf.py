@@ -17,6 +17,9 @@ Heads = Float[Tensor, "T B h N d"]
 Matrix = Float[Tensor, "#C n n"]
 Vector = Float[Tensor, "#C n"]
 
+MOST_GROWTH = 2.0
+"""How many times over the membrane may grow from the first token to the last in the FFT."""
+
 CHUNK = 64
 """Tokens whose mutual scores the causal product holds at once."""
 
@@ -80,9 +83,9 @@ def _refuses_fft(tok: Tokens, A: Matrix, gamma: Vector, read: Vector) -> str | N
         return "autograd does not record: the scan holds less memory"
     if tok.dtype not in (torch.float32, torch.float64):
         return f"the FFT takes float32 or float64, not {tok.dtype}"
-    radius = spectral_radius(A)
-    if not radius <= 1:  # also where it is not a number
-        return f"the membrane grows by {radius:.4g} a token: rounding would swamp early tokens"
+    radius, N = spectral_radius(A), tok.shape[-1]
+    if not radius <= MOST_GROWTH ** (1 / N):  # also where it is not a number
+        return f"the membrane grows {radius:.4g}-fold a token: rounding would swamp early tokens"
     return None
 
 
