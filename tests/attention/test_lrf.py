@@ -213,6 +213,14 @@ def test_scan_and_fft_agree_to_1e_9_on_any_grid(membrane: torch.nn.Module):
     assert (parallel - scanned).abs().max() < 1e-9
 
 
+def test_autocast_does_not_reach_the_membrane():
+    membrane, tok = Dendrites(6), spikes(2, 1, 6, 9, 13).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = membrane(tok)
+    assert y.dtype == torch.bfloat16
+    assert torch.equal(y, membrane(tok.float()).bfloat16())
+
+
 def test_eq12_is_one_membrane_a_channel():
     membrane = Decay(1)
     membrane.A.data, membrane.Gamma.data = torch.tensor([0.5]), torch.tensor([2.0])

@@ -52,7 +52,7 @@ class LocalField(nn.Module):
         first, *others = self.kernels.values()
         y: Tensor = first(folded)
         for kernel in others:
-            y = y + kernel(folded)
+            y += kernel(folded)  # in place: a convolution does not keep its result
         normed: Tensor = self.norm(y.reshape_as(frames))
         return normed
 

@@ -28,9 +28,14 @@ class TokenMembrane(nn.Module, ABC):
         """Numbers that one token leaves to the next, per sample and time step."""
 
     def forward(self, tok: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B C H W"]:
-        """Membrane at every token: by FFT where autograd records, else by the scan."""
-        y: Tensor = token_scan(tok.flatten(3), *self.system())
-        return y.reshape_as(tok)
+        """Membrane at every token: by FFT where autograd records, else by the scan.
+
+        In the precision of the parameters whatever the autocast: rounding adds up over tokens.
+        """
+        with torch.autocast(tok.device.type, enabled=False):
+            A, gamma, read = self.system()
+            y: Tensor = token_scan(tok.flatten(3).to(gamma.dtype), A, gamma, read)
+        return y.reshape_as(tok).to(tok.dtype)
 
 
 class Decay(TokenMembrane):
