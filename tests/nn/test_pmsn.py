@@ -79,6 +79,12 @@ def test_takes_tokens_frames_and_bare_channels():
     assert pmsn(u[..., 0]).shape == u[..., 0].shape
 
 
+def test_autocast_does_not_reach_it():
+    pmsn, u = PMSN(3), torch.randn(20, 2, 3).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(pmsn(u), pmsn(u.float()).bfloat16())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -85,9 +85,13 @@ class PMSN(nn.Module):
         self.CV_real, self.CV_imag = each(read.real), each(read.imag)
 
     def forward(self, u: Float[Tensor, "T B C *grid"]) -> Float[Tensor, "T B C *grid"]:
-        """Spikes of all steps at once; at rest before the first."""
-        spikes: Tensor = soma(self.current(u), self.theta)
-        return spikes
+        """Spikes of all steps at once; at rest before the first.
+
+        In the precision of the parameters whatever the autocast: there is no FFT of halves.
+        """
+        with torch.autocast(u.device.type, enabled=False):
+            spikes: Tensor = soma(self.current(u.to(self.D.dtype)), self.theta)
+        return spikes.to(u.dtype)
 
     def current(self, u: Float[Tensor, "T B C *grid"]) -> Float[Tensor, "T B C *grid"]:
         """Eq. PMSN-2: what reaches the soma, by FFT over time."""
