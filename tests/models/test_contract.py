@@ -16,10 +16,10 @@ ATTENTIONS = list_attention()
 def make(name: str, **options: Any) -> tuple[Any, torch.Tensor]:
     """The named model, shrunk but for its parts, awake, and its input."""
     torch.manual_seed(0)
-    small = {"dim": 16, "depth": 2, "heads": 4, "image_size": (32, 48), "num_classes": 5, "T": 3}
+    small = {"dim": 32, "depth": 2, "heads": 4, "image_size": (32, 48), "num_classes": 5, "T": 3}
     model = awake(create_model(name, **small | options)).double().eval()
     g = torch.Generator().manual_seed(1)
-    return model, torch.randn(2, model.config.in_channels, 32, 48, generator=g).double()
+    return model, torch.randn(2, *model.frame, generator=g).double()
 
 
 @pytest.mark.parametrize("name", NAMES)

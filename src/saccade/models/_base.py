@@ -1,8 +1,10 @@
 """The catalogue of named models."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
+
+from torch import Tensor
 
 from saccade._keymap import KeyMap
 from saccade._registry import Part, Registry, nearest, split_part
@@ -17,7 +19,8 @@ PARTS = ("attention", "stem", "neuron")
 class ModelEntry:
     """A named configuration: what it builds, where it comes from, what its authors report.
 
-    `keys` translates official checkpoints; `note` says what a user should know before citing.
+    `keys` translates official checkpoints, `implied` finds options in them; `note` says
+    what a user should know before citing.
     """
 
     config: TransformerConfig
@@ -25,6 +28,7 @@ class ModelEntry:
     about: str
     results: tuple[Result, ...] = ()
     keys: KeyMap | None = None
+    implied: Callable[[Mapping[str, Tensor]], dict[str, Any]] | None = None
     note: str = ""
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from saccade._registry import Part, Registry, split_part
 from saccade.attention import Site, install
-from saccade.nn import MLP, STEM, Head, Projection
+from saccade.nn import MLP, STEM, Head, Projection, Stem
 
 Init = Callable[[nn.Module], None]
 INIT: Registry[Init] = Registry("projection_init")
@@ -95,7 +95,9 @@ class SpikingTransformer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         c = self.config = config
-        self.stem = STEM.build(c.stem, c.in_channels, c.dim, image_size=c.size, neuron=c.neuron)
+        self.stem: Stem = STEM.build(
+            c.stem, c.in_channels, c.dim, image_size=c.size, neuron=c.neuron
+        )
         site = Site(dim=c.dim, heads=c.heads, T=c.T, grid=self.stem.grid, neuron=c.neuron)
         self.blocks = nn.ModuleList(
             Block(site, attention=c.attention, mlp_ratio=c.mlp_ratio) for _ in range(c.depth)
@@ -110,7 +112,8 @@ class SpikingTransformer(nn.Module):
         """Logits, averaged over the steps unless `per_step`.
 
         Args:
-            x: pictures [B C H W], shown for `config.T` steps; or frames [T B C H W].
+            x: pictures [B C H W], shown for `config.T` steps; or frames [T B C H W]. A stem
+                for series takes [B F] or [T B F].
             per_step: keep the logits of every step.
 
         Raises:
@@ -122,21 +125,27 @@ class SpikingTransformer(nn.Module):
         logits: Tensor = self.head(x)
         return logits if per_step else logits.mean(0)
 
+    @property
+    def frame(self) -> tuple[int, ...]:
+        """Shape of one input frame of one sample."""
+        return self.stem.frame
+
     def forward_steps(self, x: Tensor) -> Float[Tensor, "T B K"]:
         """Logits of each step; otherwise as the call itself."""
         logits: Tensor = self(x, per_step=True)
         return logits
 
     def _frames(self, x: Tensor) -> Tensor:
-        c = self.config
-        expected = f"[B, {c.in_channels}, {c.size[0]}, {c.size[1]}]"
-        if x.dim() not in (4, 5) or x.shape[-3:] != (c.in_channels, *c.size) or 0 in x.shape:
+        frame = self.stem.frame
+        static = x.dim() == len(frame) + 1
+        if x.dim() - len(frame) not in (1, 2) or x.shape[-len(frame) :] != frame or 0 in x.shape:
+            sizes = ", ".join(map(str, frame))
             raise ValueError(
-                f"got input of shape {list(x.shape)}, expected {expected} or [T, {expected[1:]} "
-                "with B and T of 1 or more; another size or number of channels is another "
-                "model: create_model(..., image_size=, in_channels=)"
+                f"got input of shape {list(x.shape)}, expected [B, {sizes}] or [T, B, {sizes}] "
+                "with B and T of 1 or more; another size or number of channels is another model: "
+                "create_model(..., image_size=, in_channels=)"
             )
-        return x if x.dim() == 5 else x.expand(c.T, *x.shape)
+        return x.expand(self.config.T, *x.shape) if static else x
 
 
 @INIT.add("trunc_normal")

@@ -13,6 +13,7 @@ from saccade.nn.neurons import NEURON as NEURON
 from saccade.nn.neurons import PLIF as PLIF
 from saccade.nn.neurons import Neuron as Neuron
 from saccade.nn.neurons import make_neuron as make_neuron
+from saccade.nn.neurons import on_spikes as on_spikes
 from saccade.nn.pmsn import PMSN as PMSN
 from saccade.nn.stems import SPS as SPS
 from saccade.nn.stems import STEM as STEM

@@ -11,11 +11,13 @@ IF is LIF without the leak; PLIF learns 1/tau = sigmoid(w).
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from saccade._golden import GOLDEN, Arrays, Config, Golden
 from saccade._registry import Part, Registry, split_part
@@ -66,6 +68,7 @@ class Neuron(nn.Module, ABC):
         v_threshold: fires where the charged membrane reaches it.
         v_reset: where a spike sets the membrane; None subtracts v_threshold instead.
         detach_reset: whether the backward pass takes the spike in the reset as a constant.
+        detach_membrane: whether it takes the membrane of the step before as one.
         surrogate, alpha: the derivative of the spike; see `saccade.ops.surrogate`.
 
     Raises:
@@ -80,6 +83,7 @@ class Neuron(nn.Module, ABC):
         v_threshold: float = 1.0,
         v_reset: float | None = 0.0,
         detach_reset: bool = True,
+        detach_membrane: bool = False,
         surrogate: str = "sigmoid",
         alpha: float | None = None,
     ) -> None:
@@ -88,6 +92,7 @@ class Neuron(nn.Module, ABC):
             v_threshold=v_threshold,
             v_reset=v_reset,
             detach_reset=detach_reset,
+            detach_membrane=detach_membrane,
             surrogate=surrogate,
             alpha=alpha,
         )
@@ -96,16 +101,29 @@ class Neuron(nn.Module, ABC):
     def charge(self) -> tuple[float | Tensor, float | Tensor]:
         """Decay and gain of h_t = decay v_{t-1} + gain x_t + (1 - decay) v_reset."""
 
+    def forward(
+        self,
+        x: Float[Tensor, "T *dims"],
+        v0: Float[Tensor, "*dims"] | None = None,
+        *,
+        with_membrane: bool = False,
+    ) -> Float[Tensor, "T *dims"] | tuple[Float[Tensor, "T *dims"], Float[Tensor, "*dims"]]:
+        """Spikes of the input current `x`, and the last membrane where it is asked for.
+
+        Args:
+            x: input current.
+            v0: membrane before the first step; None starts at rest.
+            with_membrane: return (spikes, membrane after the last step).
+        """
+        s, v = lif(x, v0, *self.charge(), self.fire)
+        return (s, v) if with_membrane else s
+
     def scan(
         self, x: Float[Tensor, "T *dims"], v0: Float[Tensor, "*dims"] | None = None
     ) -> tuple[Float[Tensor, "T *dims"], Float[Tensor, "*dims"]]:
-        """Spikes, and the membrane after the last step; `v0` None starts at rest."""
-        s, v = lif(x, v0, *self.charge(), self.fire)
+        """Spikes and the last membrane, so that a sequence may go on in another call."""
+        s, v = self(x, v0, with_membrane=True)
         return s, v
-
-    def forward(self, x: Float[Tensor, "T *dims"]) -> Float[Tensor, "T *dims"]:
-        """Spikes of the input current `x`."""
-        return self.scan(x)[0]
 
     def extra_repr(self) -> str:
         """Constants, for printing."""
@@ -190,6 +208,15 @@ class PLIF(Neuron):
         """Both follow w."""
         rate = self.w.sigmoid()
         return 1 - rate, rate if self.decay_input else 1.0
+
+
+def on_spikes(neuron: Neuron, hear: Callable[[Tensor], None]) -> RemovableHandle:
+    """Let `hear` have the spikes [T' *dims] of every call; one run may take several calls."""
+
+    def hook(module: nn.Module, args: Any, out: Any) -> None:
+        hear((out[0] if isinstance(out, tuple) else out).detach())
+
+    return neuron.register_forward_hook(hook)
 
 
 def _time_constant(name: str, tau: float, *, at_least: float) -> float:

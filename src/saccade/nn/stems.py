@@ -1,4 +1,4 @@
-"""Stems: from pictures [T B Cin Hin Win] to a grid of tokens [T B C H W]."""
+"""Stems: from pictures [T B Cin Hin Win], or series [T B F], to a grid of tokens [T B C H W]."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from saccade._registry import Part, Registry
 from saccade._sources import Equation, Source
@@ -29,23 +30,27 @@ WIDTHS = (8, 4, 2, 1)
 
 
 class Stem(nn.Module, ABC):
-    """Abstract. A subclass is final; it announces the grid of tokens that it makes."""
+    """Abstract. A subclass is final.
+
+    It announces the shape of one input frame, such as (C, H, W), and the grid of its tokens.
+    """
 
     source: ClassVar[Source]
     equations: ClassVar[tuple[Equation, ...]]
+    frame: tuple[int, ...]
     grid: tuple[int, int]
 
     @abstractmethod
-    def forward(self, x: Float[Tensor, "T B Cin Hin Win"]) -> Float[Tensor, "T B C H W"]:
-        """Cut pictures into tokens."""
+    def forward(self, x: Float[Tensor, "T B *frame"]) -> Float[Tensor, "T B C H W"]:
+        """Cut frames into tokens."""
 
 
 @STEM.add("sps")
 class SPS(Stem):
     """Spiking patch splitting: four convolutions, some with max-pooling, and a position branch.
 
-    Source: Spikformer, arXiv:2209.15425, Eq. SPS-1 to SPS-3; the relative position embedding (RPE) is
-    a convolution whose spikes are added, so the tokens are integers 0, 1 or 2.
+    Source: Spikformer, arXiv:2209.15425, Eq. SPS-1 to SPS-3; the relative position embedding
+    (RPE) is a convolution whose spikes are added, so the tokens are integers 0, 1 or 2.
 
     Args:
         in_channels, dim: channels of the picture and of the tokens.
@@ -86,7 +91,7 @@ class SPS(Stem):
         super().__init__()
         if len(pools) != len(WIDTHS):
             raise ValueError(f"got pools={list(pools)}, expected {len(WIDTHS)}, one a stage")
-        self.pools = tuple(pools)
+        self.frame, self.pools = (in_channels, *image_size), tuple(pools)
         self.grid = _divided(image_size, 2 ** sum(self.pools))
         channels = [in_channels, *(_share(dim, w) for w in WIDTHS)]
         self.stages = nn.ModuleList(
@@ -102,6 +107,53 @@ class SPS(Stem):
             if pools:
                 x = per_frame(self.pool, x)
         y: Tensor = x + self.position(x)
+        return y
+
+
+@STEM.add("folded_sps")
+class FoldedSPS(Stem):
+    """A series of channels, folded into a small picture, then SPS: for spoken digits (SHD).
+
+    Source: the official code of TIM, arXiv:2401.11687: 700 cochlear channels become 2 x 350 (the
+    first half is channel 0), then 2 x 256 by the nearest neighbour, then 2 x 16 x 16 by rows.
+
+    Args:
+        in_channels, dim, image_size, neuron, pools: of the picture and its SPS.
+        features: F, channels of the series; a multiple of in_channels.
+
+    Raises:
+        ValueError: where in_channels does not divide features, or as SPS does.
+    """
+
+    source = SPIKFORMER
+    equations = ()
+
+    def __init__(
+        self,
+        in_channels: int,
+        dim: int,
+        *,
+        image_size: tuple[int, int],
+        neuron: Part = "lif",
+        pools: Sequence[bool] = (False, False, True, True),
+        features: int = 700,
+    ) -> None:
+        super().__init__()
+        if features < in_channels or features % in_channels:
+            best = max(1, round(features / in_channels)) * in_channels
+            raise ValueError(
+                f"got features={features}, expected a multiple of in_channels={in_channels}; the "
+                f"nearest is {best}"
+            )
+        self.sps = SPS(in_channels, dim, image_size=image_size, neuron=neuron, pools=pools)
+        self.frame, self.grid = (features,), self.sps.grid
+
+    def forward(self, x: Float[Tensor, "T B F"]) -> Float[Tensor, "T B C H W"]:
+        """Series in, integer tokens out."""
+        T, B, _ = x.shape
+        C, H, W = self.sps.frame
+        folded = interpolate(x.reshape(T * B, C, -1), size=H * W, mode="nearest")
+        y: Tensor = self.sps(folded.reshape(T, B, C, H, W))
         return y
 
 
