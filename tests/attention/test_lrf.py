@@ -123,6 +123,17 @@ def test_without_kernels_it_is_ssa():
     assert (lrf.adds(), lrf.state()) == (ssa.adds(), ssa.state())
 
 
+def test_tim_goes_before_it():
+    tim, x = make("tim", inner={"name": "lrf_ssa", "preset": "counts"}), spikes(*MAPS)
+    lrf = tim.inner
+    q, k, v = lrf.q(x), lrf.k(x), lrf.v(x)
+    asked = lrf.mixing.query(q.reshape(2, 2, 3, 4, 28).mT).mT.reshape(q.shape)
+    plain = LocalMix(lrf.mixing.local, heads=3, scale=0.125)
+    assert torch.equal(lrf.mixing(q, k, v), plain(asked, k, v))
+    assert not torch.equal(asked, q)
+    assert tim.state() == lrf.state()
+
+
 def test_causal_tokens_do_not_hear_what_comes_later():
     lrf = make("lrf_ssa", causal_tokens=True, dilations=())
     x = spikes(*MAPS)

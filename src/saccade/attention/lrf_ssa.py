@@ -100,16 +100,19 @@ class LocalMix(nn.Module):
         scale: float,
         reading: str = "eq8",
         causal_tokens: bool = False,
+        query: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.local, self.heads, self.scale = local, heads, scale
+        self.query = nn.Identity() if query is None else query
         self.reading, self.causal_tokens = one_of("reading", reading, READINGS), causal_tokens
 
     def forward(self, q: Maps, k: Maps, v: Maps) -> Maps:
         """Attention over all tokens (or those up to each), and the neighbours of each."""
         product = causal_mix if self.causal_tokens else mix
-        split = (split_heads(a, self.heads) for a in (q, k, v))
-        current = merge_heads(product(*split, self.scale), (v.shape[-2], v.shape[-1]))
+        a, b, c = (split_heads(x, self.heads) for x in (q, k, v))
+        grid = (v.shape[-2], v.shape[-1])
+        current = merge_heads(product(self.query(a), b, c, self.scale), grid)
         if self.local is None:
             return current
         heard: Tensor = self.local(v)
@@ -118,7 +121,7 @@ class LocalMix(nn.Module):
     def scores(self, q: Maps, k: Maps) -> Float[Tensor, "T B h N N"]:
         """s Q K^T plus the mean local kernel of each head."""
         a, b = (split_heads(x, self.heads) for x in (q, k))
-        scores = a @ b.mT * self.scale
+        scores: Tensor = self.query(a) @ b.mT * self.scale
         if self.causal_tokens:
             scores = scores.tril()
         if self.local is None:
@@ -148,6 +151,7 @@ class LRFSSA(SpikingAttention):
             Eq. LRF-11 [reconstruction]; the local term still hears both sides.
         qkv_bias: whether the projections of q, k and v have a bias, as in SSA.
         v_threshold: of the neuron behind the product, as in SSA.
+        query: a module on q [T B h N d], as in SSA; None leaves q.
 
     Raises:
         ValueError: for a scale that is not above 0, unknown names, or dilations that reach no
@@ -190,6 +194,7 @@ class LRFSSA(SpikingAttention):
         causal_tokens: bool = False,
         qkv_bias: bool = False,
         v_threshold: float = 0.5,
+        query: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if not scale > 0:
@@ -200,7 +205,12 @@ class LRFSSA(SpikingAttention):
             Projection(site.dim, site.dim, bias=qkv_bias, neuron=site.neuron) for _ in "qkv"
         )
         self.mixing = LocalMix(
-            local, heads=site.heads, scale=scale, reading=reading, causal_tokens=causal_tokens
+            local,
+            heads=site.heads,
+            scale=scale,
+            reading=reading,
+            causal_tokens=causal_tokens,
+            query=query,
         )
         self.fire = site.fires(v_threshold=v_threshold)
         self.out = Projection(site.dim, site.dim, bias=True, neuron=site.neuron)
