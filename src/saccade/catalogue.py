@@ -14,6 +14,7 @@ from saccade.data import DATA, data_root
 from saccade.models import MODELS, ModelEntry, create_model
 from saccade.nn import NEURON, STEM, Stem
 from saccade.nn.neurons import EQUATIONS as NEURON_EQUATIONS
+from saccade.nn.pmsn import EQUATIONS as PMSN_EQUATIONS
 from saccade.ops import OPS, SURROGATE
 from saccade.train.recipe import list_recipes, load_recipe
 from saccade.train.run import hardware, versions
@@ -136,7 +137,7 @@ def describe_attention(name: str) -> str:
 
 def all_equations() -> list[Equation]:
     """Every equation that the code declares: neurons, stems, attention."""
-    found = list(NEURON_EQUATIONS)
+    found = [*NEURON_EQUATIONS, *PMSN_EQUATIONS]
     classes: list[type[Stem] | type[SpikingAttention]] = [STEM[name] for name in STEM]
     for cls in classes + [ATTENTION[name] for name in ATTENTION]:
         found += [e for e in cls.equations if e not in found]

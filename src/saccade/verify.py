@@ -117,12 +117,14 @@ def compute(family: Golden, arrays: Arrays, config: dict[str, Any]) -> dict[str,
     ours = family.extras(module, arrays, config)
     x = arrays["input"].clone().requires_grad_()
     with _listening(module, family, arrays, config) as mids:
-        y = family.outward(module(family.inward(x, config)), config)
+        y = family.outward(family.call(module, family.inward(x, config), config), config)
     ours |= mids | {"output": y.detach()}
     _match_shapes("output", y, arrays["output"])
+    if not family.backward:
+        return ours
     torch.autograd.backward((y * arrays["proj"]).sum())
     if x.grad is not None:
-        ours["grad_input"] = x.grad
+        ours |= family.input_grads(x.grad)
     return ours | _by_official_key(module, family, arrays)
 
 

@@ -130,15 +130,22 @@ class SSA(SpikingAttention):
 
     def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B C H W"]:
         """Integers in, spikes out."""
-        q, k, v = (split_heads(p(x), self.site.heads) for p in (self.q, self.k, self.v))
-        current = merge_heads(mix(self.query(q), k, v, self.scale), (x.shape[-2], x.shape[-1]))
-        out: Tensor = self.out(self.fire(current))
+        out: Tensor = self.out(self.fire(self.current(x)))
         return out
+
+    def current(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B C H W"]:
+        """The product; a method of its own, so that q, k and v are free before it fires."""
+        q, k, v = (split_heads(p(x), self.site.heads) for p in (self.q, self.k, self.v))
+        return merge_heads(mix(self.query(q), k, v, self.scale), (x.shape[-2], x.shape[-1]))
 
     def adds(self) -> int:
         """Additions of the cheaper of the two orders of Eq. SSA-2."""
         s = self.site
         return 2 * s.T * s.tokens * s.dim * min(s.tokens, s.dim // s.heads)
+
+    def state(self) -> int:
+        """K^T V of each head, summed token by token: h (C/h)^2 = d C."""
+        return self.site.dim * self.site.dim // self.site.heads
 
     def scores(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B h N N"]:
         """Q K^T s: non-negative, rows are queries."""

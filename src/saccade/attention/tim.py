@@ -176,6 +176,10 @@ class TIM(SpikingAttention):
         s = self.site
         return self.inner.adds() + (s.T - 1) * s.tokens * s.dim * s.tokens * self.kernel
 
+    def state(self) -> int | None:
+        """That of the inner attention."""
+        return self.inner.state()
+
     def scores(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B h N N"] | None:
         """Those of the inner attention."""
         return self.inner.scores(x)

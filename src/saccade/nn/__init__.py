@@ -8,6 +8,7 @@ from saccade.nn.layers import Projection as Projection
 from saccade.nn.layers import merge_heads as merge_heads
 from saccade.nn.layers import per_frame as per_frame
 from saccade.nn.layers import split_heads as split_heads
+from saccade.nn.local import LocalField as LocalField
 from saccade.nn.neurons import IF as IF
 from saccade.nn.neurons import LIF as LIF
 from saccade.nn.neurons import NEURON as NEURON
@@ -15,6 +16,10 @@ from saccade.nn.neurons import PLIF as PLIF
 from saccade.nn.neurons import Neuron as Neuron
 from saccade.nn.neurons import make_neuron as make_neuron
 from saccade.nn.neurons import on_spikes as on_spikes
+from saccade.nn.pmsn import PMSN as PMSN
 from saccade.nn.stems import SPS as SPS
 from saccade.nn.stems import STEM as STEM
 from saccade.nn.stems import Stem as Stem
+from saccade.nn.tokens import Decay as Decay
+from saccade.nn.tokens import Dendrites as Dendrites
+from saccade.nn.tokens import TokenMembrane as TokenMembrane

@@ -37,7 +37,7 @@ class Streaming:
         for path, module in model.named_modules():
             if getattr(module, "causal", True) is False:
                 raise ValueError(
-                    f"{path or 'this model'} ({type(module).__name__}) weighs a step by later ones, "
+                    f"{path or 'this model'} ({type(module).__name__}) weighs later steps too, "
                     "so it cannot run before they are there; expected a causal mechanism"
                 )
         if model.training:
