@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from saccade.attention import SpikingAttention
-from saccade.nn import Neuron
+from saccade.nn import Neuron, on_spikes
 
 M = TypeVar("M", bound=nn.Module)
 LEAST, MOST = 0.02, 0.98
@@ -23,7 +23,9 @@ def awake(module: M, seed: int = 2) -> M:
             m.bias.data.uniform_(0.5, 2.0, generator=g)
             m.running_mean.normal_(0, 0.1, generator=g)
             m.running_var.uniform_(0.5, 1.5, generator=g)
-        if isinstance(m, SpikingAttention) and m.kind == "gate":  # no dead ReLU, gates half open
+        elif isinstance(m, nn.Conv1d):  # a convolution of spikes without a norm behind it
+            m.bias.data.uniform_(0.4, 1.2, generator=g)
+        elif isinstance(m, SpikingAttention) and m.kind == "gate":  # no dead ReLU, half open
             for p in m.parameters():
                 p.data.abs_()
     return module
@@ -43,16 +45,16 @@ def settled(module: M, x: torch.Tensor) -> M:
 
 def firing_rates(module: nn.Module, run: Callable[[], Any]) -> dict[str, float]:
     """Mean firing rate of every neuron while `run` runs, by module path."""
-    rates: dict[str, float] = {}
+    trains: dict[str, list[torch.Tensor]] = {}
     hooks = [
-        m.register_forward_hook(lambda _m, _a, s, n=n: rates.__setitem__(n, s.mean().item()))
+        on_spikes(m, trains.setdefault(n, []).append)
         for n, m in module.named_modules()
         if isinstance(m, Neuron)
     ]
     run()
     for hook in hooks:
         hook.remove()
-    return rates
+    return {n: torch.cat(parts).mean().item() for n, parts in trains.items()}
 
 
 def spikes(*shape: int, seed: int = 1) -> torch.Tensor:

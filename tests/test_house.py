@@ -106,6 +106,7 @@ def test_public_names_are_these():
         "list_attention",
         "list_models",
         "load",
+        "streaming",
     }
-    assert public - {"Path", "SpikingModel", "version"} == offered
+    assert public - {"Path", "SpikingModel", "Streaming", "version"} == offered
     assert len(offered) <= MAX_NAMES

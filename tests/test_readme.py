@@ -83,10 +83,11 @@ def test_the_contributing_example_is_an_attention_that_passes_the_contract(tmp_p
     (tmp_path / "mine.py").write_text(example)
     script = "import mine, pytest, sys; sys.exit(pytest.main(sys.argv[1:]))"
     contract = str(ROOT / "tests" / "attention" / "test_contract.py")
+    options = ["-q", "-k", "mine", "-p", "no:cacheprovider"]
+    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # it is imported first
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     result = subprocess.run(
-        [sys.executable, "-c", script, contract, "-q", "-k", "mine", "-p", "no:cacheprovider"]
-        + ["-W", "ignore::pytest.PytestAssertRewriteWarning"],
+        [sys.executable, "-c", script, contract, *options],
         cwd=ROOT,
         env=environment,
         capture_output=True,

@@ -81,6 +81,77 @@ def test_a_file_of_other_sizes_passes(tmp_path: Path):
     assert (verdict.family, verdict.case) == ("spikformer_mlp_dvs", "a")
 
 
+def write_lrf_dyn(path: Path, *, error: float = 0.0) -> Path:
+    """Eq. 12 of LRF-Dyn at sizes of our own, by loops: no gradients are kept."""
+    rng = np.random.default_rng(0)
+    T, B, C, H, W = 3, 1, 5, 4, 9
+    token = rng.integers(0, 2, (T, B, C, H * W)).astype(np.float64)
+    A, Gamma = rng.uniform(0.3, 0.9, C), rng.uniform(0.5, 2, C)
+    kernels = {f"state/lrf_d{d}": rng.normal(size=(C, 3, 3)) for d in (2, 6)}
+    X = np.zeros_like(token)
+    for n in range(H * W):
+        before = X[..., n - 1] if n else 0.0
+        X[..., n] = A[:, None].T * before + Gamma[:, None].T * token[..., n]
+    output, grid = X.copy(), X.reshape(T, B, C, H, W)
+    for name, kernel in kernels.items():
+        d = int(name.rpartition("d")[2])
+        wide = np.pad(grid, ((0, 0),) * 3 + ((d, d),) * 2)
+        for i in range(3):
+            for j in range(3):
+                part = wide[..., i * d : i * d + H, j * d : j * d + W]
+                output += (kernel[:, i, j][:, None, None] * part).reshape(output.shape)
+    output.flat[7] += error
+    config = {"T": T, "B": B, "C": C, "H": H, "W": W, "dilations": [2, 6]}
+    arrays = {"input": token, "output": output, "output_X": X, "state/A": A, "state/Gamma": Gamma}
+    np.savez(path, config=np.array(json.dumps(config)), **arrays, **kernels)
+    return path
+
+
+def test_a_family_without_gradients_passes_at_other_sizes(tmp_path: Path):
+    path = tmp_path / "lrf_dyn_eq12_core_7.npz"
+    verdict = verify_file(write_lrf_dyn(path))
+    assert verdict.ok, verdict.reason
+    assert not verify_file(write_lrf_dyn(path, error=1e-6)).ok
+
+
+def write_lrf_ssa(path: Path, **changes: Any) -> Path:
+    """Eq. 8 and 14 of LRF-SSA at sizes of our own, from the dense form and autograd."""
+    g = torch.Generator().manual_seed(5)
+    T, B, C, H, W, heads, scale = 2, 2, 6, 5, 3, 2, 0.5
+    qkv = torch.rand(3, T, B, C, H * W, generator=g).round().double().requires_grad_()
+    r = torch.randn(C, 3, 3, generator=g).double().requires_grad_()
+    q, k, v = (a.reshape(T, B, heads, C // heads, H * W) for a in qkv)
+    mixed = torch.einsum("tbhcn,tbhcm,tbhem->tbhen", q, k, v).reshape(qkv[0].shape) * scale
+    frames = qkv[2].reshape(T * B, C, H, W)
+    conv = torch.nn.functional.conv2d(frames, r[:, None], padding=4, dilation=4, groups=C)
+    local = conv.reshape(qkv[0].shape)
+    proj = torch.randn(qkv[0].shape, generator=g).double()
+    output = mixed + local
+    (output * proj).sum().backward()
+    charged = torch.zeros_like(output[0])
+    spikes = []
+    for x in output.detach():  # tau 2, threshold 0.5, hard reset
+        charged = charged + (x - charged) / 2
+        spikes.append((charged >= 0.5).double())
+        charged = charged * (1 - spikes[-1])
+    grads = dict(zip(("grad_q", "grad_k", "grad_v"), qkv.grad, strict=True))
+    arrays = {"input": qkv, "output": output, "output_eq14": mixed + scale * local, "proj": proj}
+    arrays |= {"output_spike": torch.stack(spikes), "state/lrf_d4": r, "grad/lrf_d4": r.grad}
+    config = {"T": T, "B": B, "C": C, "H": H, "W": W, "heads": heads, "scale": scale}
+    config["dilations"] = [4]
+    kept = {n: np.asarray(a.detach()) for n, a in (arrays | grads).items()} | changes
+    np.savez(path, config=np.array(json.dumps(config)), **kept)
+    return path
+
+
+def test_a_family_with_three_inputs_passes_at_other_sizes(tmp_path: Path):
+    path = tmp_path / "lrf_ssa_core_b.npz"
+    verdict = verify_file(write_lrf_ssa(path))
+    assert verdict.ok, verdict.reason
+    wrong = verify_file(write_lrf_ssa(path, grad_k=np.load(path)["grad_q"]))
+    assert (wrong.ok, wrong.worst) == (False, "grad_k")
+
+
 def test_one_flipped_spike_fails(tmp_path: Path):
     path = write_mlp(tmp_path / "spikformer_mlp_dvs_a.npz")
     output = np.load(path)["output"]

@@ -8,6 +8,7 @@ from saccade.attention import list_attention as list_attention
 from saccade.models import SpikingModel
 from saccade.models import create_model as create_model
 from saccade.models import list_models as list_models
+from saccade.nn.streaming import Streaming
 
 __version__ = version("saccade")
 
@@ -25,3 +26,15 @@ def load(run_or_file: str | Path) -> SpikingModel:
 
     path = Path(run_or_file)
     return load_model(path / WEIGHTS if path.is_dir() else path)[0]
+
+
+def streaming(model: SpikingModel) -> Streaming:
+    """Feed a causal model one step at a time: `streaming(model).step(x_t)` gives logits [B K].
+
+    Args:
+        model: in evaluation mode.
+
+    Raises:
+        ValueError: where a mechanism of the model needs the future, with the reason.
+    """
+    return Streaming(model)

@@ -15,8 +15,8 @@ class KeyMap:
 
     Each rule is (pattern, replacement) as in `re.fullmatch` and `Match.expand`; the first that
     matches wins. `drops` is (pattern, reason): keys that the official forward never reads.
-    Shapes may differ by trailing axes of length 1 only (Linear, Conv1d and Conv2d of kernel 1
-    are one map).
+    Shapes may differ by axes of length 1 only (Linear, Conv1d and Conv2d of kernel 1 are one
+    map; a depth-wise kernel has an input axis of length 1 or none).
     """
 
     rules: tuple[tuple[str, str], ...] = ()
@@ -87,13 +87,7 @@ def _renumber(replacement: str, shift: int) -> str:
 
 
 def _fit(key: str, value: Tensor, like: Tensor) -> Tensor:
-    """`value` in the shape of `like`; only trailing axes of length 1 may come or go."""
-
-    def squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
-        while shape and shape[-1] == 1:
-            shape = shape[:-1]
-        return shape
-
-    if squeezed(tuple(value.shape)) != squeezed(tuple(like.shape)):
+    """`value` in the shape of `like`; only axes of length 1 may come or go."""
+    if value.squeeze().shape != like.squeeze().shape:
         raise ValueError(f"{key!r}: got shape {tuple(value.shape)}, expected {tuple(like.shape)}")
     return value.reshape(like.shape)

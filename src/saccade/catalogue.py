@@ -12,8 +12,9 @@ from saccade._sources import Equation
 from saccade.attention import ATTENTION, SpikingAttention
 from saccade.data import DATA, data_root
 from saccade.models import MODELS, ModelEntry, create_model
-from saccade.nn import NEURON, STEM
+from saccade.nn import NEURON, STEM, Stem
 from saccade.nn.neurons import EQUATIONS as NEURON_EQUATIONS
+from saccade.nn.pmsn import EQUATIONS as PMSN_EQUATIONS
 from saccade.nn.released import EQUATIONS as RELEASED_EQUATIONS
 from saccade.ops import OPS, SURROGATE
 from saccade.train.recipe import list_recipes, load_recipe
@@ -130,10 +131,10 @@ def describe_attention(name: str) -> str:
 
 def all_equations() -> list[Equation]:
     """Every equation that the code declares: neurons, stems, attention."""
-    found = [*NEURON_EQUATIONS, *RELEASED_EQUATIONS]
-    stems = [e for name in STEM for e in STEM[name].equations]
-    for e in (*stems, *(e for name in ATTENTION for e in ATTENTION[name].equations)):
-        found += [e] if e not in found else []
+    found = [*NEURON_EQUATIONS, *RELEASED_EQUATIONS, *PMSN_EQUATIONS]
+    classes: list[type[Stem] | type[SpikingAttention]] = [STEM[name] for name in STEM]
+    for cls in classes + [ATTENTION[name] for name in ATTENTION]:
+        found += [e for e in cls.equations if e not in found]
     return found
 
 

@@ -36,14 +36,15 @@ def convert(path: Path, name: str) -> Converted:
     Raises:
         ValueError: for a broken, unsafe or foreign file, or one that does not fit the model.
     """
-    keys = MODELS[name].keys
-    if keys is None:
+    entry = MODELS[name]
+    if (keys := entry.keys) is None:
         raise ValueError(f"model {name!r} has no official checkpoints")
     state = read_official(path)
-    model = create_model(name)
+    options = entry.implied(state) if entry.implied else {}
+    model = create_model(name, **options)
     kept = {key: keys.rename(key) for key in state}
     sizes = {ours: state[key] for key, ours in kept.items() if ours is not None}
-    model = create_model(name, **_sizes(sizes, model))
+    model = create_model(name, **options, **_sizes(sizes, model))
     model.load_state_dict(keys.load(state, model.state_dict()))
     dropped = {key: keys.reason(key) or "" for key, ours in kept.items() if ours is None}
     return Converted(model=model.eval(), dropped=dropped)

@@ -8,7 +8,8 @@ recipe and key map are declared beside the mechanism (`saccade._golden`).
 import json
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 import saccade.models  # noqa: F401  (declares the families)
 from saccade._golden import GOLDEN, Arrays, Golden
 from saccade._registry import nearest
+from saccade.nn import Neuron, on_spikes
 
 TOLERANCE = 1e-9
 """An array fails where max|ours - file| exceeds this times max(1, max|file|)."""
@@ -114,43 +116,39 @@ def compute(family: Golden, arrays: Arrays, config: dict[str, Any]) -> dict[str,
     module.train(config.get("mode") == "train")
     ours = family.extras(module, arrays, config)
     x = arrays["input"].clone().requires_grad_()
-    with _listen(module, family, arrays, config) as mids:
-        y = family.outward(module(family.inward(x, config)), config)
+    with _listening(module, family, arrays, config) as mids:
+        y = family.outward(family.call(module, family.inward(x, config), config), config)
     ours |= mids | {"output": y.detach()}
     _match_shapes("output", y, arrays["output"])
+    if not family.backward:
+        return ours
     torch.autograd.backward((y * arrays["proj"]).sum())
     if x.grad is not None:
-        ours["grad_input"] = x.grad
+        ours |= family.input_grads(x.grad)
     return ours | _by_official_key(module, family, arrays)
 
 
-class _listen:  # noqa: N801  (reads as a verb in `with`)
-    """Collect the spikes of the neurons that the file names."""
-
-    def __init__(self, module: nn.Module, family: Golden, arrays: Arrays, config: Any) -> None:
-        self.spikes: dict[str, Tensor] = {}
-        self.hooks = []
-        for name in [k for k in arrays if k.startswith("mid/")]:
-            official = name.removeprefix("mid/")
-            ours = family.neurons.rename(official)
-            assert ours is not None
-            hook = self._keep(name, official, family, config)
-            self.hooks.append(module.get_submodule(ours).register_forward_hook(hook))
-
-    def _keep(self, name: str, official: str, family: Golden, config: Any) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, out: Tensor) -> None:
-            laid_out = family.mid_outward
-            spikes = out.detach()
-            self.spikes[name] = spikes if laid_out is None else laid_out(spikes, config, official)
-
-        return hook
-
-    def __enter__(self) -> dict[str, Tensor]:
-        return self.spikes
-
-    def __exit__(self, *error: object) -> None:
-        for hook in self.hooks:
+@contextmanager
+def _listening(
+    module: nn.Module, family: Golden, arrays: Arrays, config: dict[str, Any]
+) -> Iterator[dict[str, Tensor]]:
+    """Collect the spikes of the neurons that the file names, laid out as it does."""
+    trains: dict[str, list[Tensor]] = {}
+    hooks = []
+    for name in [k for k in arrays if k.startswith("mid/")]:
+        ours = family.neurons.rename(name.removeprefix("mid/"))
+        neuron = module.get_submodule(ours or "")
+        assert isinstance(neuron, Neuron)
+        hooks.append(on_spikes(neuron, trains.setdefault(name, []).append))
+    found: dict[str, Tensor] = {}
+    try:
+        yield found
+    finally:
+        for hook in hooks:
             hook.remove()
+    lay_out = family.mid_outward or (lambda x, config, name: x)
+    for name, parts in trains.items():
+        found[name] = lay_out(torch.cat(parts), config, name.removeprefix("mid/"))
 
 
 def _by_official_key(module: nn.Module, family: Golden, arrays: Arrays) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ def small(name: str) -> dict[str, Any]:
     config = MODELS[name].config
     common: dict[str, Any] = {"num_classes": 5, "image_size": (32, 48), "T": 3}
     if isinstance(config, TransformerConfig):
-        return common | {"dim": 16, "depth": 2, "heads": 4}
+        return common | {"dim": 32, "depth": 2, "heads": 4}
     if isinstance(config, ConvConfig):
         n = len(config.channels)
         # the published rectangle is so narrow that few of so few neurons would learn

@@ -64,7 +64,7 @@ def test_a_gate_of_the_same_family_keeps_the_models_ratios():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("spikformer", {"attention": "ta"}, "'ta', a gate, expected a mixer .* did you mean 'ssa'"),
+        ("spikformer", {"attention": "ta"}, "'ta', a gate, expected a mixer .* Known: .*ssa"),
         ("ma_gesture_3", {"attention": "ssa"}, "'ssa', a mixer, expected a gate"),
         ("ma_gesture_3", {"T": 3, "attention": {"name": "ta", "ratio_t": 5}}, "ratio_t=5 for T=3"),
         ("ma_gesture_3", {"pools": (1, 2)}, "got 2 pools for 3 channels"),

@@ -30,9 +30,8 @@ def make(name: str, **options: Any) -> tuple[Any, torch.Tensor]:
     torch.manual_seed(0)
     model = awake(create_model(name, **small(name) | options)).double().eval()
     g = torch.Generator().manual_seed(1)
-    c = model.config
-    x = torch.randn(2, c.in_channels, *c.size, generator=g).double()
-    return model if isinstance(c, TransformerConfig) else settled(model, x), x
+    x = torch.randn(2, *model.frame, generator=g).double()
+    return model if isinstance(model.config, TransformerConfig) else settled(model, x), x
 
 
 def free(name: str) -> dict[str, Any]:

@@ -12,8 +12,8 @@ pytestmark = pytest.mark.parametrize("name", STEM.list())
 def make(name: str):
     torch.manual_seed(0)
     g = torch.Generator().manual_seed(1)
-    x = torch.randn(3, 2, 2, 16, 24, generator=g).double()
-    return awake(STEM.build(name, 2, 16, image_size=(16, 24)), seed=5).double().eval(), x
+    stem = awake(STEM.build(name, 2, 16, image_size=(16, 24)), seed=5).double().eval()
+    return stem, torch.randn(3, 2, *stem.frame, generator=g).double()
 
 
 def test_no_neuron_is_silent_or_saturated(name: str):

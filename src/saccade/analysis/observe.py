@@ -1,5 +1,6 @@
 """Keep what a few samples do inside a model, for pictures: attention, rasters, responses."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.attention import SpikingAttention
-from saccade.nn import Neuron
+from saccade.nn import Neuron, Projection, on_spikes
 
 Arrays = dict[str, np.ndarray]
 
@@ -30,27 +31,27 @@ def observe(
         attention_<i> [B T h N N] with attention_<i>_path, raster_<i> [B T n] and
         response_<i> [B H W] likewise, and grid (H, W) of the first attention map.
     """
-    spikes: dict[str, Tensor] = {}
+    trains: dict[str, list[Tensor]] = defaultdict(list)
     inputs: dict[str, Tensor] = {}
 
-    def keep(store: dict[str, Tensor], path: str, which: str) -> Any:
-        def hook(module: nn.Module, args: Any, out: Tensor) -> None:
-            store[path] = out.detach() if which == "out" else args[0].detach()
-
-        return hook
+    def keep(path: str) -> Any:
+        return lambda module, args: inputs.__setitem__(path, args[0].detach())
 
     mixers = {p: m for p, m in model.named_modules() if isinstance(m, SpikingAttention)}
-    hooks = [m.register_forward_hook(keep(inputs, p, "in")) for p, m in mixers.items()]
+    hooks = [m.register_forward_pre_hook(keep(p)) for p, m in mixers.items()]
     for path, module in model.named_modules():
         if isinstance(module, Neuron):
-            hooks.append(module.register_forward_hook(keep(spikes, path, "out")))
+            hooks.append(on_spikes(module, trains[path].append))
     try:
         model(x)
     finally:
         for hook in hooks:
             hook.remove()
+    spikes = {path: torch.cat(parts) for path, parts in trains.items() if parts}
+    # neurons inside an attention may have heads and tokens for axes; projections have the grid
+    maps = {f"{p}.neuron" for p, m in model.named_modules() if isinstance(m, Projection)}
     arrays = _maps(mixers, inputs)
-    return arrays | _rasters(spikes, neurons, layers) | _responses(spikes, responses)
+    return arrays | _rasters(spikes, neurons, layers) | _responses(spikes, maps, responses)
 
 
 def _maps(mixers: dict[str, SpikingAttention], inputs: dict[str, Tensor]) -> Arrays:
@@ -78,9 +79,9 @@ def _rasters(spikes: dict[str, Tensor], neurons: int, layers: int) -> Arrays:
     return arrays
 
 
-def _responses(spikes: dict[str, Tensor], count: int) -> Arrays:
+def _responses(spikes: dict[str, Tensor], maps: set[str], count: int) -> Arrays:
     arrays: Arrays = {}
-    planar = [path for path, s in spikes.items() if s.dim() == 5]
+    planar = [path for path in spikes if path in maps]
     for i, path in enumerate(_spaced(planar, count)):
         arrays[f"response_{i}"] = _batch_first(spikes[path]).mean((1, 2)).float().numpy()
         arrays[f"response_{i}_path"] = np.array(path)

@@ -11,7 +11,7 @@ takes FLOPs multiply-accumulates, whatever T. For the attention product, the rat
 over its spike inputs [our reading; the paper does not say].
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from saccade.analysis.energy import HOROWITZ_45NM, Energy
-from saccade.nn import Neuron
+from saccade.nn import Neuron, on_spikes
 from saccade.ops import Op, listening
 
 
@@ -117,22 +117,36 @@ class _Watch:
         self.seen = Recording()
         self.stack: list[str] = []
         self.batch, self.fired = 1, False
+        self.trains: dict[str, list[Tensor]] = {}  # of the call under way
         self.hooks: list[Any] = [model.register_forward_pre_hook(self._begin)]
         for path, module in model.named_modules():
             self.hooks.append(module.register_forward_pre_hook(self._enter(path)))
             if isinstance(module, nn.Conv2d | nn.Linear):
                 self.hooks.append(module.register_forward_hook(self._layer(path)))
             if isinstance(module, Neuron):
-                self.hooks.append(module.register_forward_hook(self._neuron(path)))
+                self.hooks.append(on_spikes(module, self._neuron(path)))
             self.hooks.append(module.register_forward_hook(self._leave, always_call=True))
 
     def close(self) -> None:
+        self._settle()
         for hook in self.hooks:
             hook.remove()
 
+    def _settle(self) -> None:
+        """Add up the spikes of a call; a neuron that joins late was silent before."""
+        steps = max((sum(map(len, parts)) for parts in self.trains.values()), default=0)
+        for path, parts in self.trains.items():
+            train = torch.cat(parts)
+            train = torch.cat([train.new_zeros(steps - len(train)), train])
+            before = self.seen.spikes.get(path)
+            self.seen.spikes[path] = train if before is None else before + train
+        self.trains.clear()
+
     def _begin(self, module: nn.Module, args: Any) -> None:
-        self.batch, self.fired = args[0].shape[-4], False
+        frame = getattr(module, "frame", (0, 0, 0))  # pictures, unless the model says otherwise
+        self.batch, self.fired = args[0].shape[-len(frame) - 1], False
         self.seen.images += self.batch
+        self._settle()
 
     def _enter(self, path: str) -> Any:
         return lambda module, args: self.stack.append(path)
@@ -140,15 +154,15 @@ class _Watch:
     def _leave(self, module: nn.Module, args: Any, out: Any) -> None:
         self.stack.pop()
 
-    def _neuron(self, path: str) -> Any:
-        def hook(module: nn.Module, args: Any, out: Tensor) -> None:
+    def _neuron(self, path: str) -> Callable[[Tensor], None]:
+        def hear(spikes: Tensor) -> None:
             self.fired = True
-            spikes = out.detach().flatten(1).sum(1, dtype=torch.float64).cpu()
-            before = self.seen.spikes.get(path)
-            self.seen.spikes[path] = spikes if before is None else before + spikes
-            self.seen.slots[path] = self.seen.slots.get(path, 0) + out[0].numel()
+            if path not in self.trains:
+                self.seen.slots[path] = self.seen.slots.get(path, 0) + spikes[0].numel()
+            train = spikes.flatten(1).sum(1, dtype=torch.float64).cpu()
+            self.trains.setdefault(path, []).append(train)
 
-        return hook
+        return hear
 
     def _layer(self, path: str) -> Any:
         def hook(module: nn.Conv2d | nn.Linear, args: Any, out: Tensor) -> None:

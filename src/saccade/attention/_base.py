@@ -97,6 +97,14 @@ class SpikingAttention(nn.Module, ABC):
         """
         return None
 
+    def state(self) -> int | None:
+        """Numbers that one token leaves to the next in a pass over the tokens.
+
+        Per sample and time step, with buffers for neighbours left out; what papers call the
+        storage of an attention. None where no order of the products goes token by token.
+        """
+        return None
+
     def scores(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B h N N"] | None:
         """How loudly each token (row) hears each other (column); None where there is no map."""
         return None

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from saccade._keymap import KeyMap
 from saccade._sources import Equation
@@ -72,8 +72,10 @@ class SSA(SpikingAttention):
         site: where the mechanism sits.
         scale: s in Eq. SSA-2, outside the product. A power of two keeps it exact.
         qkv_bias: whether the projections of q, k and v have a bias: they do in the official
-            CIFAR code, and do not in the others. The output projection always has one.
+            CIFAR code, and do not in the others.
+        out_bias: whether the output projection has one; TIM's copy of the code does without.
         v_threshold: of the neuron behind the product; 0.5 in paper and code.
+        query: a module on q [T B h N d], such as TIM's temporal interaction; None leaves q.
 
     Raises:
         ValueError: for a scale that is not above 0.
@@ -106,7 +108,14 @@ class SSA(SpikingAttention):
     )
 
     def __init__(
-        self, site: Site, *, scale: float = 0.125, qkv_bias: bool = False, v_threshold: float = 0.5
+        self,
+        site: Site,
+        *,
+        scale: float = 0.125,
+        qkv_bias: bool = False,
+        out_bias: bool = True,
+        v_threshold: float = 0.5,
+        query: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if not scale > 0:
@@ -115,25 +124,34 @@ class SSA(SpikingAttention):
         self.q, self.k, self.v = (
             Projection(site.dim, site.dim, bias=qkv_bias, neuron=site.neuron) for _ in "qkv"
         )
+        self.query = nn.Identity() if query is None else query
         self.fire = site.fires(v_threshold=v_threshold)
-        self.out = Projection(site.dim, site.dim, bias=True, neuron=site.neuron)
+        self.out = Projection(site.dim, site.dim, bias=out_bias, neuron=site.neuron)
 
     def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B C H W"]:
         """Integers in, spikes out."""
-        q, k, v = (split_heads(p(x), self.site.heads) for p in (self.q, self.k, self.v))
-        current = merge_heads(mix(q, k, v, self.scale), (x.shape[-2], x.shape[-1]))
-        out: Tensor = self.out(self.fire(current))
+        out: Tensor = self.out(self.fire(self.current(x)))
         return out
+
+    def current(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B C H W"]:
+        """The product; a method of its own, so that q, k and v are free before it fires."""
+        q, k, v = (split_heads(p(x), self.site.heads) for p in (self.q, self.k, self.v))
+        return merge_heads(mix(self.query(q), k, v, self.scale), (x.shape[-2], x.shape[-1]))
 
     def adds(self) -> int:
         """Additions of the cheaper of the two orders of Eq. SSA-2."""
         s = self.site
         return 2 * s.T * s.tokens * s.dim * min(s.tokens, s.dim // s.heads)
 
+    def state(self) -> int:
+        """K^T V of each head, summed token by token: h (C/h)^2 = d C."""
+        return self.site.dim * self.site.dim // self.site.heads
+
     def scores(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B h N N"]:
         """Q K^T s: non-negative, rows are queries."""
         q, k = (split_heads(p(x), self.site.heads) for p in (self.q, self.k))
-        return q @ k.mT * self.scale
+        scores: Tensor = self.query(q) @ k.mT * self.scale
+        return scores
 
 
 _STEMS = (("q", "q"), ("k", "k"), ("v", "v"), ("proj", "out"))

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from torch import Tensor
+
 from saccade._keymap import KeyMap
 from saccade._registry import Part, Registry, nearest, split_part
 from saccade._sources import Result, Source
@@ -19,7 +21,8 @@ class ModelEntry:
 
     `body` is what the configuration configures. `parts` holds, by the name of a part, options
     that it takes in this model unless a user says otherwise. `keys` translates official
-    checkpoints; `note` says what a user should know before citing.
+    checkpoints, `implied` finds options in them; `note` says what a user should know before
+    citing.
     """
 
     config: BodyConfig
@@ -27,6 +30,7 @@ class ModelEntry:
     about: str
     results: tuple[Result, ...] = ()
     keys: KeyMap | None = None
+    implied: Callable[[Mapping[str, Tensor]], dict[str, Any]] | None = None
     note: str = ""
     body: Callable[[Any], SpikingModel] = SpikingTransformer
     parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -80,7 +80,7 @@ class SpikingModel(nn.Module, ABC):
     voters: int = 1
 
     @abstractmethod
-    def steps(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B K"]:
+    def steps(self, x: Float[Tensor, "T B *frame"]) -> Float[Tensor, "T B K"]:
         """Logits of each step."""
 
     @abstractmethod
@@ -93,7 +93,8 @@ class SpikingModel(nn.Module, ABC):
         """Logits, averaged over the steps unless `per_step`.
 
         Args:
-            x: pictures [B C H W], shown for `config.T` steps; or frames [T B C H W].
+            x: pictures [B C H W], shown for `config.T` steps; or frames [T B C H W]. A stem
+                for series takes [B F] or [T B F].
             per_step: keep the logits of every step.
 
         Raises:
@@ -108,16 +109,22 @@ class SpikingModel(nn.Module, ABC):
         logits: Tensor = self(x, per_step=True)
         return logits
 
+    @property
+    def frame(self) -> tuple[int, ...]:
+        """Shape of one input frame of one sample."""
+        return (self.config.in_channels, *self.config.size)
+
     def _frames(self, x: Tensor) -> Tensor:
-        c = self.config
-        expected = f"[B, {c.in_channels}, {c.size[0]}, {c.size[1]}]"
-        if x.dim() not in (4, 5) or x.shape[-3:] != (c.in_channels, *c.size) or 0 in x.shape:
+        frame = self.frame
+        static = x.dim() == len(frame) + 1
+        if x.dim() - len(frame) not in (1, 2) or x.shape[-len(frame) :] != frame or 0 in x.shape:
+            sizes = ", ".join(map(str, frame))
             raise ValueError(
-                f"got input of shape {list(x.shape)}, expected {expected} or [T, {expected[1:]} "
-                "with B and T of 1 or more; another size or number of channels is another "
-                "model: create_model(..., image_size=, in_channels=)"
+                f"got input of shape {list(x.shape)}, expected [B, {sizes}] or [T, B, {sizes}] "
+                "with B and T of 1 or more; another size or number of channels is another model: "
+                "create_model(..., image_size=, in_channels=)"
             )
-        return x if x.dim() == 5 else x.expand(c.T, *x.shape)
+        return x.expand(self.config.T, *x.shape) if static else x
 
 
 class StepDropout(nn.Module):

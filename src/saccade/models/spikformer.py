@@ -79,31 +79,46 @@ _MLP = KeyMap(
         (r"(fc[12])_bn\.(.+)", r"\1.norm.\2"),
     )
 )
-_NEVER_CALLED = "the official forward never calls it"
-_BLOCK = KeyMap(drops=((r"norm[12]\.(weight|bias)", f"LayerNorm: {_NEVER_CALLED}"),))
-_BLOCK += ssa_file.KEYS.under(r"attn\.", "attention.") + _MLP.under(r"mlp\.", "mlp.")
-KEYS = (
-    _STEM.under(r"patch_embed\.", "stem.")
-    + _BLOCK.under(r"block\.(\d+)\.", r"blocks.\1.")
-    + KeyMap(
-        rules=((rf"head\.{_CONV}", r"head.linear.\1"),),
-        drops=(
-            (r"norm\.(weight|bias)", f"final LayerNorm of the DVS copy: {_NEVER_CALLED}"),
-            (r"pos_embed", "position table of the DVS copy: the official forward never adds it"),
-        ),
+NEVER_CALLED = "the official forward never calls it"
+
+
+def block_keys(attention: KeyMap) -> KeyMap:
+    """A block of the official code around an attention with these keys."""
+    idle = KeyMap(drops=((r"norm[12]\.(weight|bias)", f"LayerNorm: {NEVER_CALLED}"),))
+    return idle + attention.under(r"attn\.", "attention.") + _MLP.under(r"mlp\.", "mlp.")
+
+
+def model_keys(attention: KeyMap, stem: str = "stem.") -> KeyMap:
+    """A whole official model around an attention with these keys; `stem` is where our SPS is."""
+    return (
+        _STEM.under(r"patch_embed\.", stem)
+        + block_keys(attention).under(r"block\.(\d+)\.", r"blocks.\1.")
+        + KeyMap(
+            rules=((rf"head\.{_CONV}", r"head.linear.\1"),),
+            drops=(
+                (r"norm\.(weight|bias)", f"final LayerNorm of the DVS copy: {NEVER_CALLED}"),
+                (
+                    r"pos_embed",
+                    f"position table of the DVS copy: {NEVER_CALLED}",
+                ),
+            ),
+        )
     )
-)
+
+
+_BLOCK = block_keys(ssa_file.KEYS)
+KEYS = model_keys(ssa_file.KEYS)
 """An official checkpoint of any of the three copies."""
 
-_NEURONS_STEM = KeyMap(
+NEURONS_STEM = KeyMap(
     rules=(
         (r"proj_lif", "stages.0.neuron"),
         (r"proj_lif([123])", r"stages.\1.neuron"),
         (r"rpe_lif", "position.neuron"),
     )
 )
-_NEURONS_MLP = KeyMap(rules=((r"(fc[12])_lif", r"\1.neuron"),))
-_NEURONS_BLOCK = ssa_file.NEURONS.under(r"attn\.", "attention.") + _NEURONS_MLP.under(
+NEURONS_MLP = KeyMap(rules=((r"(fc[12])_lif", r"\1.neuron"),))
+_NEURONS_BLOCK = ssa_file.NEURONS.under(r"attn\.", "attention.") + NEURONS_MLP.under(
     r"mlp\.", "mlp."
 )
 
@@ -261,9 +276,9 @@ def _families() -> dict[str, Golden]:
     model = Golden(build=_build_model, keys=KEYS, inward=_frames)
     return {
         "ssa": _token_golden(_build_ssa, ssa_file.KEYS, ssa_file.NEURONS),
-        "mlp": _token_golden(_build_mlp, _MLP, _NEURONS_MLP),
+        "mlp": _token_golden(_build_mlp, _MLP, NEURONS_MLP),
         "block": _token_golden(_build_block, _BLOCK, _NEURONS_BLOCK),
-        "sps": Golden(build=_build_stem, keys=_STEM, neurons=_NEURONS_STEM, outward=_outward),
+        "sps": Golden(build=_build_stem, keys=_STEM, neurons=NEURONS_STEM, outward=_outward),
         "model": model,
         "model_train": model,
     }

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from saccade._registry import Part, Registry, split_part
 from saccade.attention import Site, install
 from saccade.models._body import BodyConfig, SpikingModel
-from saccade.nn import MLP, STEM, Head, Projection
+from saccade.nn import MLPS, STEM, Head, Projection, Stem
 
 Init = Callable[[nn.Module], None]
 INIT: Registry[Init] = Registry("projection_init")
@@ -24,7 +24,7 @@ class TransformerConfig(BodyConfig):
         depth: blocks L.
         heads: h of the attention.
         mlp_ratio: hidden channels of the MLP over dim.
-        stem, attention, neuron: parts by name, or {"name": ..., options}.
+        stem, attention, mlp, neuron: parts by name, or {"name": ..., options}.
         in_channels, image_size, num_classes, T: those of `BodyConfig`.
         projection_init: "kaiming_uniform" (torch's own) or "trunc_normal" (sd 0.02, bias 0; the
             official CIFAR code, whose projections are Linear layers), for the blocks.
@@ -39,20 +39,24 @@ class TransformerConfig(BodyConfig):
     mlp_ratio: float = 4.0
     stem: Part = "sps"
     attention: Part = "ssa"
+    mlp: Part = "mlp"
     neuron: Part = "lif"
     projection_init: str = "kaiming_uniform"
 
-    PARTS = ("stem", *BodyConfig.PARTS)
+    PARTS = ("stem", "mlp", *BodyConfig.PARTS)
     WHOLE = ("dim", "depth", "heads", *BodyConfig.WHOLE)
 
 
 class Block(nn.Module):
     """x + attention(x), then x + mlp(x): integers in, integers out (SEW addition)."""
 
-    def __init__(self, site: Site, *, attention: Part = "ssa", mlp_ratio: float = 4.0) -> None:
+    def __init__(
+        self, site: Site, *, attention: Part = "ssa", mlp: Part = "mlp", mlp_ratio: float = 4.0
+    ) -> None:
         super().__init__()
         self.attention = install(site, attention, kind="mixer")
-        self.mlp = MLP(site.dim, int(site.dim * mlp_ratio), neuron=site.neuron)
+        hidden = int(site.dim * mlp_ratio)
+        self.mlp: nn.Module = MLPS.build(mlp, site.dim, hidden, neuron=site.neuron)
 
     def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B C H W"]:
         """Each branch adds spikes, so the stream grows by at most 2."""
@@ -72,16 +76,24 @@ class SpikingTransformer(SpikingModel):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         c = self.config = config
-        self.stem = STEM.build(c.stem, c.in_channels, c.dim, image_size=c.size, neuron=c.neuron)
+        self.stem: Stem = STEM.build(
+            c.stem, c.in_channels, c.dim, image_size=c.size, neuron=c.neuron
+        )
         site = Site(dim=c.dim, heads=c.heads, T=c.T, grid=self.stem.grid, neuron=c.neuron)
         self.blocks = nn.ModuleList(
-            Block(site, attention=c.attention, mlp_ratio=c.mlp_ratio) for _ in range(c.depth)
+            Block(site, attention=c.attention, mlp=c.mlp, mlp_ratio=c.mlp_ratio)
+            for _ in range(c.depth)
         )
         self.head = Head(c.dim, c.num_classes)
         self.blocks.apply(INIT[c.projection_init])
         _trunc_normal(self.head.linear)
 
-    def steps(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B K"]:
+    @property
+    def frame(self) -> tuple[int, ...]:
+        """Shape of one input frame of one sample; a stem for series takes [F]."""
+        return self.stem.frame
+
+    def steps(self, x: Float[Tensor, "T B *frame"]) -> Float[Tensor, "T B K"]:
         """Logits of each step."""
         x = self.stem(x)
         for block in self.blocks:

@@ -1,11 +1,14 @@
 """Parameters without architecture: neurons, layers, stems."""
 
 from saccade.nn.layers import MLP as MLP
+from saccade.nn.layers import MLPS as MLPS
+from saccade.nn.layers import DepthwiseConvolution as DepthwiseConvolution
 from saccade.nn.layers import Head as Head
 from saccade.nn.layers import Projection as Projection
 from saccade.nn.layers import merge_heads as merge_heads
 from saccade.nn.layers import per_frame as per_frame
 from saccade.nn.layers import split_heads as split_heads
+from saccade.nn.local import LocalField as LocalField
 from saccade.nn.neurons import IF as IF
 from saccade.nn.neurons import LIF as LIF
 from saccade.nn.neurons import NEURON as NEURON
@@ -13,8 +16,13 @@ from saccade.nn.neurons import PLIF as PLIF
 from saccade.nn.neurons import Gate as Gate
 from saccade.nn.neurons import Neuron as Neuron
 from saccade.nn.neurons import make_neuron as make_neuron
+from saccade.nn.neurons import on_spikes as on_spikes
+from saccade.nn.pmsn import PMSN as PMSN
 from saccade.nn.released import MALIF as MALIF
 from saccade.nn.released import MemUpdate as MemUpdate
 from saccade.nn.stems import SPS as SPS
 from saccade.nn.stems import STEM as STEM
 from saccade.nn.stems import Stem as Stem
+from saccade.nn.tokens import Decay as Decay
+from saccade.nn.tokens import Dendrites as Dendrites
+from saccade.nn.tokens import TokenMembrane as TokenMembrane

@@ -5,8 +5,10 @@ from collections.abc import Callable
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from saccade._registry import Part
+from saccade._registry import Part, Registry
 from saccade.nn.neurons import make_neuron
+
+MLPS: Registry[type[nn.Module]] = Registry("mlp")
 
 
 def per_frame(
@@ -45,20 +47,49 @@ class Projection(nn.Module):
         return spikes
 
 
+class DepthwiseConvolution(nn.Module):
+    """Depthwise 3x3 convolution and batch norm: currents in, currents out, channels apart."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B C H W"]:
+        """The grid stays."""
+        return per_frame(lambda frames: self.norm(self.conv(frames)), x)
+
+
+@MLPS.add("mlp")
 class MLP(nn.Module):
     """Two projections at every token: C -> hidden -> C.
 
     Source: Spikformer, arXiv:2209.15425. Both linear maps have a bias in the official code.
+
+    Args:
+        dim, hidden, out: channels; `out` is `dim` unless given.
+        neuron: by name, or name and options.
+        dwc: whether a depthwise 3x3 convolution with a neuron stands between the two.
     """
 
-    def __init__(self, dim: int, hidden: int, *, out: int | None = None, neuron: Part) -> None:
+    def __init__(
+        self,
+        dim: int,
+        hidden: int,
+        *,
+        out: int | None = None,
+        neuron: Part = "lif",
+        dwc: bool = False,
+    ) -> None:
         super().__init__()
         self.fc1 = Projection(dim, hidden, bias=True, neuron=neuron)
+        between = (DepthwiseConvolution(hidden), make_neuron(neuron)) if dwc else ()
+        self.between = nn.Sequential(*between)
         self.fc2 = Projection(hidden, out or dim, bias=True, neuron=neuron)
 
     def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B D H W"]:
         """Spikes in, spikes out."""
-        y: Tensor = self.fc2(self.fc1(x))
+        y: Tensor = self.fc2(self.between(self.fc1(x)))
         return y
 
 

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from saccade._golden import GOLDEN, Arrays, Config, Golden
 from saccade._registry import Part, Registry, split_part
@@ -71,6 +72,7 @@ class Neuron(nn.Module, ABC):
         v_rest: where the membrane starts and what it leaks to; None is v_reset.
         strict: whether a membrane that only equals v_threshold stays silent.
         detach_reset: whether the backward pass takes the spike in the reset as a constant.
+        detach_membrane: whether it takes the membrane of the step before as one.
         surrogate, alpha: the derivative of the spike; see `saccade.ops.surrogate`.
 
     Raises:
@@ -85,6 +87,7 @@ class Neuron(nn.Module, ABC):
         v_threshold: float = 1.0,
         v_reset: float | None = 0.0,
         detach_reset: bool = True,
+        detach_membrane: bool = False,
         surrogate: str = "sigmoid",
         alpha: float | None = None,
         v_rest: float | None = None,
@@ -95,6 +98,7 @@ class Neuron(nn.Module, ABC):
             v_threshold=v_threshold,
             v_reset=v_reset,
             detach_reset=detach_reset,
+            detach_membrane=detach_membrane,
             surrogate=surrogate,
             alpha=alpha,
             v_rest=v_rest,
@@ -105,6 +109,39 @@ class Neuron(nn.Module, ABC):
     def charge(self) -> tuple[float | Tensor, float | Tensor]:
         """Decay and gain of h_t = decay v_{t-1} + gain x_t + (1 - decay) v_rest."""
 
+    def forward(
+        self,
+        x: Float[Tensor, "T *dims"],
+        v0: Float[Tensor, "*dims"] | None = None,
+        *,
+        with_membrane: bool = False,
+        gate: Gate | None = None,
+    ) -> Float[Tensor, "T *dims"] | tuple[Float[Tensor, "T *dims"], Float[Tensor, "*dims"]]:
+        """Spikes of the input current `x`, and the last membrane where it is asked for.
+
+        Args:
+            x: input current.
+            v0: membrane before the first step; None starts at rest.
+            with_membrane: return (spikes, membrane after the last step).
+            gate: maps the charged membrane h_t of each step before it fires and resets.
+        """
+        if gate is None:
+            s, v = lif(x, v0, *self.charge(), self.fire)
+        else:
+            s, v = self._step_by_step(x, v0, gate)
+        return (s, v) if with_membrane else s
+
+    def _step_by_step(self, x: Tensor, v0: Tensor | None, gate: Gate) -> tuple[Tensor, Tensor]:
+        (decay, gain), rest = self.charge(), self.fire.rest
+        fire = replace(self.fire, v_rest=0.0)  # the gated membrane neither leaks nor charges again
+        v, spikes = torch.full_like(x[0], rest) if v0 is None else v0, []
+        for x_t in x:
+            v = v.detach() if fire.detach_membrane else v
+            h = gate(decay * v + gain * x_t + (1 - decay) * rest)
+            s, v = lif(h[None], None, 0.0, 1.0, fire)
+            spikes.append(s[0])
+        return torch.stack(spikes), v
+
     def scan(
         self,
         x: Float[Tensor, "T *dims"],
@@ -112,28 +149,9 @@ class Neuron(nn.Module, ABC):
         *,
         gate: Gate | None = None,
     ) -> tuple[Float[Tensor, "T *dims"], Float[Tensor, "*dims"]]:
-        """Spikes, and the membrane after the last step; `v0` None starts at rest.
-
-        A `gate` maps the charged membrane h_t of each step before it fires and resets.
-        """
-        if gate is None:
-            s, v = lif(x, v0, *self.charge(), self.fire)
-            return s, v
-        decay, gain = self.charge()
-        rest, spikes = self.fire.rest, []
-        fire = replace(self.fire, v_rest=0.0)  # the gated membrane neither leaks nor charges again
-        v = torch.full_like(x[0], rest) if v0 is None else v0
-        for x_t in x:
-            h = gate(decay * v + gain * x_t + (1 - decay) * rest)
-            s, v = lif(h[None], None, 0.0, 1.0, fire)
-            spikes.append(s[0])
-        return torch.stack(spikes), v
-
-    def forward(
-        self, x: Float[Tensor, "T *dims"], *, gate: Gate | None = None
-    ) -> Float[Tensor, "T *dims"]:
-        """Spikes of the input current `x`; for `gate` see `scan`."""
-        return self.scan(x, gate=gate)[0]
+        """Spikes and the last membrane, so that a sequence may go on in another call."""
+        s, v = self(x, v0, with_membrane=True, gate=gate)
+        return s, v
 
     def extra_repr(self) -> str:
         """Constants, for printing."""
@@ -218,6 +236,15 @@ class PLIF(Neuron):
         """Both follow w."""
         rate = self.w.sigmoid()
         return 1 - rate, rate if self.decay_input else 1.0
+
+
+def on_spikes(neuron: Neuron, hear: Callable[[Tensor], None]) -> RemovableHandle:
+    """Let `hear` have the spikes [T' *dims] of every call; one run may take several calls."""
+
+    def hook(module: nn.Module, args: Any, out: Any) -> None:
+        hear((out[0] if isinstance(out, tuple) else out).detach())
+
+    return neuron.register_forward_hook(hook)
 
 
 def _time_constant(name: str, tau: float, *, at_least: float) -> float:

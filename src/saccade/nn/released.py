@@ -120,33 +120,29 @@ class MALIF(Neuron):
         """Both are constants."""
         return self.decay, 1.0
 
-    def scan(
+    def forward(
         self,
         x: Float[Tensor, "T *dims"],
         v0: Float[Tensor, "*dims"] | None = None,
         *,
+        with_membrane: bool = False,
         gate: Gate | None = None,
-    ) -> tuple[Float[Tensor, "T *dims"], Float[Tensor, "*dims"]]:
-        """See `Neuron.scan`; the drift meets every step but the very first."""
+    ) -> Float[Tensor, "T *dims"] | tuple[Float[Tensor, "T *dims"], Float[Tensor, "*dims"]]:
+        """Spikes, or membranes above 0; the drift meets every step but the very first."""
         if self.drift:
             x = x + self.drift if v0 is not None else torch.cat([x[:1], x[1:] + self.drift])
-        return super().scan(x, v0, gate=gate)
-
-    def forward(
-        self, x: Float[Tensor, "T *dims"], *, gate: Gate | None = None
-    ) -> Float[Tensor, "T *dims"]:
-        """Spikes, or membranes above 0."""
         if self.output == "spike":
-            return super().forward(x, gate=gate)
+            return super().forward(x, v0, with_membrane=with_membrane, gate=gate)
         charged: list[Tensor] = []
 
         def keep(u: Tensor) -> Tensor:
             charged.append(u if gate is None else gate(u))
             return charged[-1]
 
-        self.scan(x, gate=keep)
+        _, v = super().forward(x, v0, with_membrane=True, gate=keep)
         above = self.fire.v_threshold if self.output == "excess" else 0.0
-        return (torch.stack(charged) - above).relu()
+        y = (torch.stack(charged) - above).relu()
+        return (y, v) if with_membrane else y
 
     def extra_repr(self) -> str:
         """Constants, for printing."""

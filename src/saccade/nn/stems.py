@@ -1,4 +1,4 @@
-"""Stems: from pictures [T B Cin Hin Win] to a grid of tokens [T B C H W]."""
+"""Stems: from pictures [T B Cin Hin Win], or series [T B F], to a grid of tokens [T B C H W]."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -7,10 +7,12 @@ from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from saccade._registry import Part, Registry
 from saccade._sources import Equation, Source
-from saccade.nn.layers import Projection, per_frame
+from saccade.nn.layers import DepthwiseConvolution, Projection, per_frame
+from saccade.nn.neurons import make_neuron
 
 STEM: Registry[type["Stem"]] = Registry("stem")
 
@@ -29,23 +31,27 @@ WIDTHS = (8, 4, 2, 1)
 
 
 class Stem(nn.Module, ABC):
-    """Abstract. A subclass is final; it announces the grid of tokens that it makes."""
+    """Abstract. A subclass is final.
+
+    It announces the shape of one input frame, such as (C, H, W), and the grid of its tokens.
+    """
 
     source: ClassVar[Source]
     equations: ClassVar[tuple[Equation, ...]]
+    frame: tuple[int, ...]
     grid: tuple[int, int]
 
     @abstractmethod
-    def forward(self, x: Float[Tensor, "T B Cin Hin Win"]) -> Float[Tensor, "T B C H W"]:
-        """Cut pictures into tokens."""
+    def forward(self, x: Float[Tensor, "T B *frame"]) -> Float[Tensor, "T B C H W"]:
+        """Cut frames into tokens."""
 
 
 @STEM.add("sps")
 class SPS(Stem):
     """Spiking patch splitting: four convolutions, some with max-pooling, and a position branch.
 
-    Source: Spikformer, arXiv:2209.15425, Eq. SPS-1 to SPS-3; the relative position embedding (RPE) is
-    a convolution whose spikes are added, so the tokens are integers 0, 1 or 2.
+    Source: Spikformer, arXiv:2209.15425, Eq. SPS-1 to SPS-3; the relative position embedding
+    (RPE) is a convolution whose spikes are added, so the tokens are integers 0, 1 or 2.
 
     Args:
         in_channels, dim: channels of the picture and of the tokens.
@@ -53,6 +59,8 @@ class SPS(Stem):
         neuron: by name, or name and options.
         pools: for each stage, whether a 3x3 max-pooling of stride 2 follows the spikes. The
             official CIFAR code pools after the last two stages, the others after all four.
+        dwc: whether a depthwise 3x3 convolution with a neuron follows the stages (a reading of
+            SAFormer).
 
     Raises:
         ValueError: where the pooling does not divide the image, or 8 not dim.
@@ -82,17 +90,20 @@ class SPS(Stem):
         image_size: tuple[int, int],
         neuron: Part = "lif",
         pools: Sequence[bool] = (False, False, True, True),
+        dwc: bool = False,
     ) -> None:
         super().__init__()
         if len(pools) != len(WIDTHS):
             raise ValueError(f"got pools={list(pools)}, expected {len(WIDTHS)}, one a stage")
-        self.pools = tuple(pools)
+        self.frame, self.pools = (in_channels, *image_size), tuple(pools)
         self.grid = _divided(image_size, 2 ** sum(self.pools))
         channels = [in_channels, *(_share(dim, w) for w in WIDTHS)]
         self.stages = nn.ModuleList(
             Projection(a, b, kernel=3, neuron=neuron) for a, b in pairwise(channels)
         )
         self.pool = nn.MaxPool2d(3, stride=2, padding=1)
+        after = (DepthwiseConvolution(dim), make_neuron(neuron)) if dwc else ()
+        self.after = nn.Sequential(*after)
         self.position = Projection(channels[-1], channels[-1], kernel=3, neuron=neuron)
 
     def forward(self, x: Float[Tensor, "T B Cin Hin Win"]) -> Float[Tensor, "T B C H W"]:
@@ -101,7 +112,55 @@ class SPS(Stem):
             x = stage(x)
             if pools:
                 x = per_frame(self.pool, x)
+        x = self.after(x)
         y: Tensor = x + self.position(x)
+        return y
+
+
+@STEM.add("folded_sps")
+class FoldedSPS(Stem):
+    """A series of channels, folded into a small picture, then SPS: for spoken digits (SHD).
+
+    Source: the official code of TIM, arXiv:2401.11687: 700 cochlear channels become 2 x 350 (the
+    first half is channel 0), then 2 x 256 by the nearest neighbour, then 2 x 16 x 16 by rows.
+
+    Args:
+        in_channels, dim, image_size, neuron, pools: of the picture and its SPS.
+        features: F, channels of the series; a multiple of in_channels.
+
+    Raises:
+        ValueError: where in_channels does not divide features, or as SPS does.
+    """
+
+    source = SPIKFORMER
+    equations = ()
+
+    def __init__(
+        self,
+        in_channels: int,
+        dim: int,
+        *,
+        image_size: tuple[int, int],
+        neuron: Part = "lif",
+        pools: Sequence[bool] = (False, False, True, True),
+        features: int = 700,
+    ) -> None:
+        super().__init__()
+        if features < in_channels or features % in_channels:
+            best = max(1, round(features / in_channels)) * in_channels
+            raise ValueError(
+                f"got features={features}, expected a multiple of in_channels={in_channels}; the "
+                f"nearest is {best}"
+            )
+        self.sps = SPS(in_channels, dim, image_size=image_size, neuron=neuron, pools=pools)
+        self.frame, self.grid = (features,), self.sps.grid
+
+    def forward(self, x: Float[Tensor, "T B F"]) -> Float[Tensor, "T B C H W"]:
+        """Series in, integer tokens out."""
+        T, B, _ = x.shape
+        C, H, W = self.sps.frame
+        folded = interpolate(x.reshape(T * B, C, -1), size=H * W, mode="nearest")
+        y: Tensor = self.sps(folded.reshape(T, B, C, H, W))
         return y
 
 

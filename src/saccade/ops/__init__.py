@@ -6,6 +6,10 @@ from saccade.ops._op import listening as listening
 from saccade.ops._op import reference_only as reference_only
 from saccade.ops.lif import Fire as Fire
 from saccade.ops.lif import lif as lif
+from saccade.ops.lrf import causal_mix as causal_mix
+from saccade.ops.lrf import fft_convolve as fft_convolve
+from saccade.ops.lrf import token_scan as token_scan
+from saccade.ops.pmsn import soma as soma
 from saccade.ops.surrogate import SURROGATE as SURROGATE
 from saccade.ops.surrogate import Surrogate as Surrogate
 from saccade.ops.surrogate import spike as spike

@@ -35,17 +35,26 @@ class Op:
     additions: Callable[[tuple[Any, ...], Any], float] | None = None
     dense: Callable[[tuple[Any, ...]], float] | None = None
     variants: dict[str, tuple[Fn, Refusal]] = field(default_factory=dict)
+    tolerances: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.name in OPS:
             raise ValueError(f"op {self.name!r} is already registered")
         OPS[self.name] = self
 
-    def fast(self, name: str, *, refuses: Refusal) -> Callable[[Fn], Fn]:
-        """Register a variant, tried in order of registration."""
+    def fast(self, name: str, *, refuses: Refusal, tolerance: float = 0.0) -> Callable[[Fn], Fn]:
+        """Register a variant, tried in order of registration.
+
+        Args:
+            name: of the variant.
+            refuses: see `Refusal`.
+            tolerance: the largest |variant - reference| / max(1, |reference|) on the example; 0,
+                as for whatever sums spikes, means bit-equal values. Variants of real-valued ops
+                that sum in another order, such as an FFT, declare what they keep.
+        """
 
         def add(fn: Fn) -> Fn:
-            self.variants[name] = (fn, refuses)
+            self.variants[name], self.tolerances[name] = (fn, refuses), tolerance
             return fn
 
         return add

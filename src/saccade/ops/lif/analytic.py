@@ -74,10 +74,10 @@ class _Scan(torch.autograd.Function):
         slope = SURROGATE[fire.surrogate].derivative(h - fire.v_threshold, fire.sharpness)
         dv_dh = _reset_slope(h, slope, fire)
         grad_h = slope.mul_(grad_s)
-        carried = grad_v
+        carried, kept = grad_v, 0.0 if fire.detach_membrane else decay
         for t in range(len(h) - 1, -1, -1):
             grad_h[t].addcmul_(carried, dv_dh[t])
-            carried = grad_h[t] * decay
+            carried = grad_h[t] * kept
         return grad_h.mul_(gain), carried if ctx.needs_input_grad[1] else None, None, None, None
 
 

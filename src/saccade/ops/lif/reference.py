@@ -22,6 +22,8 @@ class Fire:
         v_rest: where the membrane starts and what it leaks to; None is v_reset, or 0 with a soft
             reset.
         detach_reset: whether the spike is a constant in the reset line of the backward pass.
+        detach_membrane: whether the membrane of the step before is a constant in the backward
+            pass, so that no gradient passes through membrane time (BrainCog's nodes).
         surrogate: name in the table of surrogate derivatives.
         alpha: its sharpness; None takes the table's own.
 
@@ -32,6 +34,7 @@ class Fire:
     v_threshold: float = 1.0
     v_reset: float | None = 0.0
     detach_reset: bool = True
+    detach_membrane: bool = False
     surrogate: str = "sigmoid"
     alpha: float | None = None
     v_rest: float | None = None
@@ -90,7 +93,7 @@ def scan(
     v = torch.full_like(x[0], rest) if v0 is None else v0
     spikes = []
     for x_t in x:
-        h = decay * v + gain * x_t
+        h = decay * (v.detach() if fire.detach_membrane else v) + gain * x_t
         if rest:
             h = h + (1 - decay) * rest
         s = spike(h - fire.v_threshold, fire.surrogate, fire.sharpness, strict=fire.strict)

@@ -1,0 +1,104 @@
+"""Run a causal model one step at a time: the same numbers as the whole sequence at once.
+
+A model keeps nothing between calls; this wrapper does it for the model, and nowhere else. What is
+carried from step to step belongs to the modules that know time: those with a method
+``scan(x, state) -> (y, state)``, neurons above all.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+
+@runtime_checkable
+class Recurrent(Protocol):
+    """A module through which one step influences the next."""
+
+    def scan(self, x: Any, state: Any = None) -> tuple[Any, Any]:
+        """Output, and the state from which the sequence goes on."""
+
+
+class Streaming:
+    """A model that is fed one step at a time; made by `saccade.streaming`.
+
+    Several streams of one model may take turns, each with its own state.
+
+    Args:
+        model: in evaluation mode, or batch norm would look at single steps.
+
+    Raises:
+        ValueError: where the model is in training mode, or some mechanism needs the future.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        for path, module in model.named_modules():
+            if getattr(module, "causal", True) is False:
+                raise ValueError(
+                    f"{path or 'this model'} ({type(module).__name__}) weighs later steps too, "
+                    "so it cannot run before they are there; expected a causal mechanism"
+                )
+        if model.training:
+            raise ValueError("got a model in training mode, expected model.eval()")
+        self.model, self.batch = model, 0
+        self.states: dict[str, Any] = {}
+        self._recurrent = list(_outermost(model))
+
+    @torch.no_grad()
+    def step(self, x_t: Tensor) -> Tensor:
+        """Logits [B K] of this step.
+
+        Args:
+            x_t: the frames of this step [B C H W]; B must stay the same between steps.
+
+        Raises:
+            ValueError: for a shape that the model does not take, or another batch size than
+                the step before had.
+        """
+        if self.states and len(x_t) != self.batch:
+            raise ValueError(
+                f"got a batch of {len(x_t)}, expected {self.batch} as in the step before; call "
+                "restart() first, or make a second stream"
+            )
+        self.batch = len(x_t)
+        with self._carrying():
+            logits: Tensor = self.model.forward_steps(x_t[None])[0]  # type: ignore[operator]
+        return logits
+
+    def restart(self) -> None:
+        """Forget everything: the next step is the first."""
+        self.states.clear()
+
+    @contextmanager
+    def _carrying(self) -> Iterator[None]:
+        """Inside this block the recurrent modules go on from their states."""
+        for path, module in self._recurrent:
+            module.forward = self._going_on(path, module)
+        try:
+            yield
+        finally:
+            for _, module in self._recurrent:
+                del module.forward  # the class's own comes back
+
+    def _going_on(self, path: str, module: nn.Module) -> Any:
+        def forward(x: Tensor, **how: Any) -> Any:
+            del module.forward  # the scan may call the module itself
+            try:
+                scan: Any = module.scan
+                y, self.states[path] = scan(x, self.states.get(path), **how)
+            finally:
+                module.forward = forward
+            return y
+
+        return forward
+
+
+def _outermost(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Recurrent modules that are inside no other one."""
+    if isinstance(module, Recurrent):
+        yield path, module
+        return
+    for name, child in module.named_children():
+        yield from _outermost(child, f"{path}.{name}" if path else name)
