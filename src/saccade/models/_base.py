@@ -57,6 +57,8 @@ def resolve(name: str, options: Mapping[str, Any]) -> TransformerConfig:
 
 def _merged(default: Part, part: Part) -> Part:
     name, options = split_part(default)
+    if isinstance(part, Mapping) and "name" not in part:  # options alone are of the model's own
+        part = {"name": name, **part}
     wanted, given = split_part(part)
     return {"name": wanted, **(options if wanted == name else {}), **given}
 

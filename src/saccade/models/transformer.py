@@ -60,7 +60,7 @@ class TransformerConfig:
             object.__setattr__(self, part, {"name": name, **options})
         for name in ("dim", "depth", "heads", "in_channels", "num_classes", "T"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"got {name}={value!r}, expected a whole number of 1 or more")
 
     @property

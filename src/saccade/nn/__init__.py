@@ -17,6 +17,7 @@ from saccade.nn.neurons import Neuron as Neuron
 from saccade.nn.neurons import make_neuron as make_neuron
 from saccade.nn.neurons import on_spikes as on_spikes
 from saccade.nn.pmsn import PMSN as PMSN
+from saccade.nn.stems import SCS as SCS
 from saccade.nn.stems import SPS as SPS
 from saccade.nn.stems import STEM as STEM
 from saccade.nn.stems import Stem as Stem
