@@ -107,3 +107,13 @@ def test_every_model_names_a_source_that_can_be_cited(name: str):
     source = MODELS[name].source
     assert source.id.startswith(("arXiv:", "doi:"))
     assert source.bibtex().startswith("@")
+
+
+def test_cite_prints_each_source_of_a_recipe_once():
+    from saccade.catalogue import cite
+
+    text = cite(["digits", "ssa", "tim_2_256_dvs"])
+    assert text.count("@article{zhou2023spikformer,") == 1
+    assert text.count("@article{shen2024tim,") == 1
+    with pytest.raises(ValueError, match="did you mean 'digits'"):
+        cite(["digts"])

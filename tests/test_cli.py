@@ -21,6 +21,7 @@ FLAGS = {
     "predict": ["--invert", "--json", "--top"],
     "list": ["--json"],
     "show": [],
+    "cite": [],
     "verify": ["--json"],
     "convert": ["--model", "--out"],
     "report": [],
