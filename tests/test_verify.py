@@ -198,6 +198,8 @@ def test_unknown_broken_and_missing_files_are_verdicts(tmp_path: Path):
     broken = tmp_path / "spikformer_mlp_dvs_b.npz"
     broken.write_bytes(unknown.read_bytes()[:500])
     assert "not a golden file" in verify_file(broken).reason
+    np.savez(broken, config=np.array("[1]"), input=np.zeros(1))
+    assert "its config is a list" in verify_file(broken).reason
     assert "no such file" in verify_file(tmp_path / "spikformer_mlp_dvs_c.npz").reason
 
 

@@ -117,6 +117,11 @@ FLAGS: dict[str, tuple[str, Options]] = {
         "published results.\n\n  saccade show spikformer_8_512",
         ((["name"], {"metavar": "NAME", "help": "see `saccade list`"}),),
     ),
+    "cite": (
+        "Print the BibTeX of what models, mechanisms, recipes or runs rest on.\n\n"
+        "  saccade cite digits tim_2_256_dvs",
+        ((["names"], {"metavar": "NAME", "nargs": "+", "help": "names, or folders of runs"}),),
+    ),
     "verify": (
         "Compare our modules with golden files: outputs and gradients of the official code in "
         "float64.\nExit status 1 where any file differs.",

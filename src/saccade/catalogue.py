@@ -1,23 +1,23 @@
 """What there is, in words: for `saccade list`, `show` and `doctor`, and for the docs."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from saccade._registry import keywords, nearest
-from saccade._sources import Equation
+from saccade._registry import keywords, nearest, split_part
+from saccade._sources import Equation, Source
 from saccade.attention import ATTENTION, SpikingAttention
 from saccade.data import DATA, data_root
-from saccade.models import MODELS, ModelEntry, create_model
+from saccade.models import MODELS, ModelEntry, create_model, resolve
 from saccade.nn import NEURON, STEM, Stem
 from saccade.nn.neurons import EQUATIONS as NEURON_EQUATIONS
 from saccade.nn.pmsn import EQUATIONS as PMSN_EQUATIONS
 from saccade.nn.released import EQUATIONS as RELEASED_EQUATIONS
 from saccade.ops import OPS, SURROGATE
-from saccade.train.recipe import list_recipes, load_recipe
+from saccade.train.recipe import find_recipe, list_recipes, load_recipe
 from saccade.train.run import hardware, versions
 
 Rows = list[dict[str, str]]
@@ -127,6 +127,44 @@ def describe_attention(name: str) -> str:
         f"Paper: {s.title}. {s.venue} {s.year}. {s.url}",
     ]
     return "\n".join(lines)
+
+
+def cite(names: Sequence[str]) -> str:
+    """BibTeX of what models, mechanisms, stems, recipes or runs rest on, each source once.
+
+    Raises:
+        ValueError: for an unknown name, naming the nearest.
+    """
+    found: dict[str, Source] = {}
+    for name in names:
+        for source in _sources_of(name):
+            found.setdefault(source.key, source)
+    return "\n\n".join(source.bibtex() for source in found.values())
+
+
+def _sources_of(name: str) -> list[Source]:
+    if name in ATTENTION:
+        return [ATTENTION[name].source]
+    if name in STEM:
+        return [STEM[name].source]
+    if name in MODELS:
+        return _sources_of_model(name, {})
+    try:
+        recipe = load_recipe(find_recipe(name))
+    except ValueError:
+        known = [*MODELS, *ATTENTION, *STEM, *list_recipes()]
+        raise ValueError(f"nothing is called {name!r}; {nearest(name, known)}") from None
+    options = {k: v for k, v in recipe.model.items() if k != "name"}
+    return _sources_of_model(recipe.model["name"], options)
+
+
+def _sources_of_model(name: str, options: Mapping[str, Any]) -> list[Source]:
+    """The model's own source, then those of its attention and stem."""
+    config = resolve(name, options)
+    registries: dict[str, Any] = {"attention": ATTENTION, "stem": STEM}
+    parts = [(field, split_part(getattr(config, field))[0]) for field in config.PARTS]
+    used = [registries[field][part].source for field, part in parts if field in registries]
+    return [MODELS[name].source, *used]
 
 
 def all_equations() -> list[Equation]:

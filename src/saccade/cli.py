@@ -241,6 +241,14 @@ def show(a: Arguments) -> int:
     return 0
 
 
+def cite(a: Arguments) -> int:
+    """Print BibTeX."""
+    from saccade.catalogue import cite as bibtex
+
+    out.print(bibtex(a.names), highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
 def verify(a: Arguments) -> int:
     """Compare with golden files of official code."""
     from saccade.verify import verify as compare
@@ -304,6 +312,7 @@ COMMANDS: dict[str, Callable[[Arguments], int]] = {
     "predict": predict,
     "list": list_names,
     "show": show,
+    "cite": cite,
     "verify": verify,
     "convert": convert,
     "report": report,

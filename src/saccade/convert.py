@@ -73,7 +73,7 @@ def read_official(path: Path) -> dict[str, Tensor]:
         with torch.serialization.safe_globals([Namespace]):
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, zipfile and pickle each have their own
-        first = str(error).strip().splitlines()[0]
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path} is not a checkpoint that is safe to read: {first}") from error
     for holder in _HOLDERS:
         if isinstance(content, Mapping) and isinstance(content.get(holder), Mapping):

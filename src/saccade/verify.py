@@ -102,6 +102,8 @@ def read_golden(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as z:
             raw = {name: z[name] for name in z.files}
         config = json.loads(str(raw.pop("config")))
+        if not isinstance(config, dict):
+            raise ValueError(f"its config is a {type(config).__name__}, expected a mapping")
     except Exception as error:  # zipfile, zlib, numpy and json each have their own
         raise ValueError(f"{path.name} is not a golden file: {error}") from error
     arrays = {name: torch.from_numpy(np.array(a)) for name, a in raw.items()}

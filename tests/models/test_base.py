@@ -14,6 +14,7 @@ from saccade.models import create_model, describe, rebuild, resolve
         ({"attention": {"name": "ssa", "scael": 1}}, "no option 'scael'; did you mean 'scale'"),
         ({"dpeth": 2}, "no option 'dpeth'; did you mean 'depth'"),
         ({"T": 0}, "got T=0"),
+        ({"T": True}, "got T=True"),
         ({"num_classes": 0}, "got num_classes=0"),
         ({"image_size": 30}, r"got image_size=\(30, 30\).*nearest is \(32, 32\)"),
         ({"image_size": (1, 2, 3)}, "expected a side or"),
@@ -45,6 +46,7 @@ def test_an_attention_part_keeps_the_models_other_options():
     kept = resolve("spikformer_4_384", {"attention": {"name": "ssa", "scale": 0.25}})
     assert kept.attention == {"name": "ssa", "scale": 0.25, "qkv_bias": True}
     assert resolve("spikformer_4_384", {"attention": "ssa"}).attention["qkv_bias"] is True
+    assert resolve("spikformer_4_384", {"attention": {"scale": 0.25}}) == kept
 
 
 def test_a_description_rebuilds_the_model():

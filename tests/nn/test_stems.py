@@ -12,7 +12,7 @@ pytestmark = pytest.mark.parametrize("name", STEM.list())
 def make(name: str):
     torch.manual_seed(0)
     g = torch.Generator().manual_seed(1)
-    stem = awake(STEM.build(name, 2, 16, image_size=(16, 24)), seed=5).double().eval()
+    stem = awake(STEM.build(name, 2, 16, image_size=(16, 32)), seed=5).double().eval()
     return stem, torch.randn(3, 2, *stem.frame, generator=g).double()
 
 
@@ -40,17 +40,17 @@ def test_tokens_are_whole_numbers(name: str):
 
 
 def test_an_image_that_it_does_not_divide_names_the_nearest(name: str):
-    with pytest.raises(ValueError, match=r"got image_size=\(17, 24\).*nearest is \(16, 24\)"):
-        STEM.build(name, 2, 16, image_size=(17, 24))
+    with pytest.raises(ValueError, match=r"got image_size=\(17, 32\).*nearest is \(16, 32\)"):
+        STEM.build(name, 2, 16, image_size=(17, 32))
 
 
 def test_a_width_that_it_does_not_divide_names_the_nearest(name: str):
     with pytest.raises(ValueError, match=r"got dim=20.*nearest is 16"):
-        STEM.build(name, 2, 20, image_size=(16, 24))
+        STEM.build(name, 2, 20, image_size=(16, 32))
 
 
 def test_sps_pools_after_the_stages_that_it_is_told(name: str):
-    for pools, grid in {(False,) * 4: (16, 24), (True, False, True, False): (4, 6)}.items():
-        assert SPS(1, 8, image_size=(16, 24), pools=pools).grid == grid
+    for pools, grid in {(False,) * 4: (16, 32), (True, False, True, False): (4, 8)}.items():
+        assert SPS(1, 8, image_size=(16, 32), pools=pools).grid == grid
     with pytest.raises(ValueError, match="expected 4"):
-        SPS(1, 8, image_size=(16, 24), pools=(True,))
+        SPS(1, 8, image_size=(16, 32), pools=(True,))

@@ -77,7 +77,5 @@ def test_what_needs_the_future_is_refused_with_the_reason():
 
     model, _ = make("spikformer")
     model.blocks[0].attention.peek = Peeks()
-    with pytest.raises(
-        ValueError, match=r"blocks\.0\.attention\.peek \(Peeks\) weighs later steps"
-    ):
+    with pytest.raises(ValueError, match=r"attention\.peek \(Peeks\) weighs later steps"):
         saccade.streaming(model)

@@ -20,7 +20,7 @@ class FullFile:
     """A file on a disk that fills up half way."""
 
     def __init__(self, path: Path) -> None:
-        self.file = Path.open(path, "wb")
+        self.file = open(path, "wb")  # noqa: SIM115
 
     def __enter__(self) -> "FullFile":
         return self

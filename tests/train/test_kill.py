@@ -1,12 +1,15 @@
 """Real processes, really killed."""
 
 import json
+import os
 import random
 import shlex
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +19,8 @@ from saccade.train import load_recipe, train
 from tests.train.tiny import assert_same_run, header, write_pictures, write_recipe
 
 EPOCHS = 6
+LIMIT = 120.0
+"""Seconds after which a process is taken to hang."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,24 +40,35 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     return Scene(recipe=recipe, whole=top / "whole")
 
 
-def start(words: list[str], log: Path) -> subprocess.Popen[bytes]:
-    with log.open("ab") as out:
-        return subprocess.Popen(
-            [sys.executable, "-m", *words], stdout=out, stderr=subprocess.STDOUT, cwd=log.parent
-        )
+@contextmanager
+def started(words: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The command in a process of its own, on one thread as the tests are."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with (
+        log.open("ab") as out,
+        subprocess.Popen(
+            [sys.executable, "-m", *words],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            cwd=log.parent,
+            env=environment,
+        ) as process,
+    ):
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
-def wait_until(what: str, process: subprocess.Popen[bytes], folder: Path, epochs: int) -> None:
+def wait_until(process: subprocess.Popen[bytes], log: Path, folder: Path, epochs: int) -> None:
     """Until the run has begun (epochs 0) or has logged so many epochs."""
-    deadline = time.monotonic() + 60
+    deadline, rows = time.monotonic() + LIMIT, folder / "log.jsonl"
     while time.monotonic() < deadline and process.poll() is None:
-        rows = (
-            (folder / "log.jsonl").read_text().count("\n") if (folder / "log.jsonl").exists() else 0
-        )
-        if (folder / "recipe.yaml").exists() and rows >= epochs:
+        done = rows.read_text().count("\n") if rows.exists() else 0
+        if (folder / "recipe.yaml").exists() and done >= epochs:
             return
         time.sleep(0.01)
-    pytest.fail(f"{what}: the process ended with {process.poll()} before epoch {epochs}")
+    pytest.fail(f"status {process.poll()} before epoch {epochs}: {log.read_text()}")
 
 
 @pytest.mark.slow
@@ -63,16 +79,17 @@ def test_kills_at_random_moments_do_not_change_what_a_run_comes_to(
     """Before the first checkpoint, between two of them, and while the end is written."""
     chance, folder, log = random.Random(seed), tmp_path / "run", tmp_path / "log.txt"
     words = ["saccade", "train", str(scene.recipe), "--out", str(folder), "--device", "cpu"]
-    for epochs in (0, chance.randint(1, 3), chance.randint(4, 5), EPOCHS):
-        process = start([*words, "--resume"], log)
-        wait_until(log.read_text(), process, folder, epochs)
-        delay = chance.uniform(0, 0.3)
-        time.sleep(delay)
-        process.kill()
-        status = process.wait()
+    for epochs in (0, chance.randint(1, 4), EPOCHS):
+        with started([*words, "--resume"], log) as process:
+            wait_until(process, log, folder, epochs)
+            delay = chance.uniform(0, 0.2)
+            time.sleep(delay)
+            process.kill()
+            status = process.wait()
         print(f"seed {seed}: killed {delay:.3f} s after epoch {epochs}, status {status}")
         assert status == -signal.SIGKILL
-    assert start([*words, "--resume"], log).wait(timeout=60) == 0
+    with started([*words, "--resume"], log) as process:
+        assert process.wait(timeout=LIMIT) == 0
     assert_same_run(folder, scene.whole)
     assert (folder / "report.html").exists()
 
@@ -85,15 +102,16 @@ def test_ctrl_c_and_sigterm_save_the_state_and_print_the_command_that_goes_on(
     words = ["saccade", "train", str(scene.recipe), "--out", str(folder), "--device", "cpu"]
     words += ["--data-root", str(root)]
     for number, epochs in ((signal.SIGINT, 1), (signal.SIGTERM, 4)):
-        process = start(words, log)
-        wait_until(log.read_text(), process, folder, epochs)
-        time.sleep(0.03)
-        process.send_signal(number)
-        assert process.wait(timeout=60) == 130
+        with started(words, log) as process:
+            wait_until(process, log, folder, epochs)
+            time.sleep(0.03)
+            process.send_signal(number)
+            assert process.wait(timeout=LIMIT) == 130
         saved = header(folder / "last.safetensors")["position"]
         assert json.loads((folder / "state.json").read_text())["position"] == saved
         words = shlex.split(log.read_text().splitlines()[-1])
         expected = ["saccade", "train", str(folder), "--resume", "--device", "cpu"]
         assert words == [*expected, "--data-root", str(root)]
-    assert start(words, log).wait(timeout=60) == 0
+    with started(words, log) as process:
+        assert process.wait(timeout=LIMIT) == 0
     assert_same_run(folder, scene.whole)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from saccade.train import Interrupted, Recipe, files, loop, train
 from saccade.train.checkpoint import Position
@@ -80,19 +81,29 @@ def test_two_runs_of_a_recipe_are_equal_and_of_another_seed_are_not(
         assert_same_run(tmp_path / "other", whole)
 
 
-@pytest.mark.parametrize("seconds", [60.0, -1.0], ids=["saved an epoch", "saved a step"])
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize(
+    ("optimizer", "seconds", "threads"),
+    [("adamw", 60.0, 1), ("adamw", -1.0, 1), ("sgd", -1.0, 1), ("adamw", -1.0, 2)],
+)
 def test_a_run_that_dies_after_each_of_its_steps_is_resumed_exactly(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, optimizer: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    optimizer: str,
+    seconds: float,
+    threads: int,
 ):
     monkeypatch.setattr(loop, "SAVE_SECONDS", seconds)
     use(monkeypatch, tiny_data())
     recipe = tiny_recipe(optim=Optim(name=optimizer, lr=1e-2, clip=1.0))
-    train(recipe, tmp_path / "whole")
-    for step in range(1, STEPS + 1):
-        with pytest.raises(Crash):
-            train(recipe, tmp_path / "dying", resume=True, progress=At(step, crash))
-    train(recipe, tmp_path / "dying", resume=True)
+    torch.set_num_threads(threads)
+    try:
+        train(recipe, tmp_path / "whole")
+        for step in range(1, STEPS + 1):
+            with pytest.raises(Crash):
+                train(recipe, tmp_path / "dying", resume=True, progress=At(step, crash))
+        train(recipe, tmp_path / "dying", resume=True)
+    finally:
+        torch.set_num_threads(1)
     assert_same_run(tmp_path / "dying", tmp_path / "whole")
 
 

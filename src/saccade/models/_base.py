@@ -64,6 +64,8 @@ def resolve(name: str, options: Mapping[str, Any]) -> BodyConfig:
 
 def _merged(default: Part, part: Part, parts: Mapping[str, Mapping[str, Any]]) -> Part:
     name, options = split_part(default)
+    if isinstance(part, Mapping) and "name" not in part:  # options alone are of the model's own
+        part = {"name": name, **part}
     wanted, given = split_part(part)
     return {"name": wanted, **(options if wanted == name else parts.get(wanted, {})), **given}
 

@@ -48,7 +48,7 @@ class BodyConfig:
             object.__setattr__(self, part, {"name": name, **options})
         for name in self.WHOLE:
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"got {name}={value!r}, expected a whole number of 1 or more")
 
     def _whole(self, *names: str) -> None:

@@ -20,6 +20,7 @@ from saccade.nn.neurons import on_spikes as on_spikes
 from saccade.nn.pmsn import PMSN as PMSN
 from saccade.nn.released import MALIF as MALIF
 from saccade.nn.released import MemUpdate as MemUpdate
+from saccade.nn.stems import SCS as SCS
 from saccade.nn.stems import SPS as SPS
 from saccade.nn.stems import STEM as STEM
 from saccade.nn.stems import Stem as Stem

@@ -28,21 +28,29 @@ class Projection(nn.Module):
     Args:
         c_in, c_out: channels.
         kernel: side of the square kernel; the padding keeps the grid. 1 is a linear map.
+        stride: of the convolution; 2 halves the grid.
         bias: of the convolution. Batch norm follows and makes it redundant; some official
             models have it all the same.
         neuron: by name, or name and options.
     """
 
     def __init__(
-        self, c_in: int, c_out: int, *, kernel: int = 1, bias: bool = False, neuron: Part = "lif"
+        self,
+        c_in: int,
+        c_out: int,
+        *,
+        kernel: int = 1,
+        stride: int = 1,
+        bias: bool = False,
+        neuron: Part = "lif",
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, bias=bias)
+        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=bias)
         self.norm = nn.BatchNorm2d(c_out)
         self.neuron = make_neuron(neuron)
 
-    def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B D H W"]:
-        """Project channels; time, batch and grid stay."""
+    def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B D h w"]:
+        """Project channels; time and batch stay, and the grid unless there is a stride."""
         spikes: Tensor = self.neuron(per_frame(lambda frames: self.norm(self.conv(frames)), x))
         return spikes
 

@@ -26,8 +26,17 @@ SPIKFORMER = Source(
     id="arXiv:2209.15425",
 )
 
+SPIKFORMER_V2 = Source(
+    key="zhou2024spikformer",
+    title="Spikformer V2: Join the High Accuracy Club on ImageNet with an SNN Ticket",
+    authors="Zhou, Zhaokun and Che, Kaiwei and Fang, Wei and Tian, Keyu and Zhu, Yuesheng and "
+    "Yan, Shuicheng and Tian, Yonghong and Yuan, Li",
+    venue="arXiv",
+    year=2024,
+    id="arXiv:2401.02020",
+)
 WIDTHS = (8, 4, 2, 1)
-"""Channels of the four stages of SPS, as fractions of dim."""
+"""Channels of the four stages of SPS and SCS, as fractions of dim."""
 
 
 class Stem(nn.Module, ABC):
@@ -113,6 +122,62 @@ class SPS(Stem):
             if pools:
                 x = per_frame(self.pool, x)
         x = self.after(x)
+        y: Tensor = x + self.position(x)
+        return y
+
+
+@STEM.add("scs")
+class SCS(Stem):
+    """Spiking convolutional stem, after the abstract of Spikformer V2: a design of this library.
+
+    Source: Zhou et al., arXiv:2401.02020, of which only the abstract could be read; the layout of
+    its stem is not public and there is no code. Here: four stages, each a 3x3 convolution of
+    stride 2 and `repeats` more of stride 1; then, at full width, a residual pair of 3x3
+    convolutions that widen by `expansion`; then the position branch of SPS. The defaults meet
+    the published parameter counts within 1 %; nothing else is claimed.
+
+    Args:
+        in_channels, dim: channels of the picture and of the tokens.
+        image_size: (H, W) of the picture, in pixels; multiples of 16.
+        neuron: by name, or name and options.
+        repeats: further convolutions a stage.
+        expansion: hidden channels of the residual pair over dim; 0 leaves the pair out.
+
+    Raises:
+        ValueError: where 16 does not divide the image, or 8 not dim.
+    """
+
+    source = SPIKFORMER_V2
+    equations = ()
+
+    def __init__(
+        self,
+        in_channels: int,
+        dim: int,
+        *,
+        image_size: tuple[int, int],
+        neuron: Part = "lif",
+        repeats: int = 1,
+        expansion: int = 4,
+    ) -> None:
+        super().__init__()
+        self.frame, self.grid = (in_channels, *image_size), _divided(image_size, 2 ** len(WIDTHS))
+        channels = [in_channels, *(_share(dim, w) for w in WIDTHS)]
+        layers = []
+        for a, b in pairwise(channels):
+            layers.append(Projection(a, b, kernel=3, stride=2, neuron=neuron))
+            layers += [Projection(b, b, kernel=3, neuron=neuron) for _ in range(repeats)]
+        self.stages = nn.Sequential(*layers)
+        hidden = dim * expansion
+        pair = ((dim, hidden), (hidden, dim)) if expansion else ()
+        self.expand = nn.Sequential(*(Projection(a, b, kernel=3, neuron=neuron) for a, b in pair))
+        self.position = Projection(dim, dim, kernel=3, neuron=neuron)
+
+    def forward(self, x: Float[Tensor, "T B Cin Hin Win"]) -> Float[Tensor, "T B C H W"]:
+        """Pictures in, integer tokens out."""
+        x = self.stages(x)
+        if len(self.expand):
+            x = x + self.expand(x)
         y: Tensor = x + self.position(x)
         return y
 

@@ -126,9 +126,13 @@ def _is_ours(header: Any) -> bool:
         and isinstance(model.get("name"), str)
         and isinstance(model.get("config"), dict)
         and isinstance(header.get("data", {}), dict)
-        and (position is None or set(position) == {f.name for f in fields(Position)})
-        and (optim is None or isinstance(optim.get("numbers"), dict))
+        and (position is None or _keys(position) == {f.name for f in fields(Position)})
+        and (optim is None or _keys(optim) == {"numbers"})
     )
+
+
+def _keys(value: Any) -> set[str]:
+    return set(value) if isinstance(value, dict) else set()
 
 
 def _write(path: Path, tensors: dict[str, Tensor], header: Header) -> None:

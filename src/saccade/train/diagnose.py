@@ -33,6 +33,7 @@ def diagnose(model: nn.Module, x: Tensor) -> str:
 
     def look(path: str) -> Any:
         def hook(module: nn.Module, args: Any, out: Any) -> None:
+            out = out[0] if isinstance(out, tuple) else out
             if isinstance(out, Tensor) and not out.isfinite().all():
                 found["not finite"].append(path)
             elif isinstance(module, Neuron):

@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from saccade.models import SpikingModel
 from saccade.train.batches import Batches, Pictures
@@ -106,13 +106,20 @@ def _step(s: Session, model: nn.Module, optimizer: Any) -> float:
         raise _diverged(s, f"the loss became {loss}", batch)
     optimizer.zero_grad()
     s.fabric.backward(result["loss"])
+    # float16 overflows now and then, and its scaler leaves those steps out
+    if s.recipe.precision != "16-mixed" and not _gradient_norm(s.model).isfinite():
+        raise _diverged(s, "the gradient stopped being finite", batch)
     if optim.clip:
-        s.fabric.clip_gradients(model, optimizer, max_norm=optim.clip)
+        s.fabric.clip_gradients(model, optimizer, max_norm=optim.clip, error_if_nonfinite=False)
     optimizer.step()
     s.position.loss_sum += loss * len(batch.y)
     s.position.correct += int(result.get("correct", 0))
     s.position.seen += len(batch.y)
     return loss
+
+
+def _gradient_norm(model: nn.Module) -> Tensor:
+    return nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
 
 
 def _advance(position: Position, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""YAML without surprises: 1e-3 is a number, a date is text, and no key stands twice."""
+"""YAML without surprises: 1e-3 is a number, a date is text, no key stands twice, no aliases."""
 
 import re
 from collections.abc import Hashable
@@ -15,6 +15,17 @@ _REPLACED = ("tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):  # it may hold itself
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(
+                None,
+                None,
+                f"found alias {event.anchor!r}, which a recipe may not use",
+                event.start_mark,
+            )
+        return super().compose_node(parent, index)
+
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
@@ -31,7 +42,13 @@ class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def represent_str(self, data: str) -> Any:
+        # PyYAML writes these line ends as they are, and reads them back as others
+        style = '"' if set("\x85\u2028\u2029\ufeff") & set(data) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style)
 
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 # the writer must quote exactly the words that the reader takes for something else than text
 for _cls in (_Loader, _Dumper):
     _cls.yaml_implicit_resolvers = {

@@ -3,7 +3,6 @@
 import re
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -158,12 +157,16 @@ def parse_recipe(text: str, overrides: Sequence[str] = (), *, where: str = "reci
     for override in overrides:
         _override(tree, override)
     _check_keys(tree, Recipe, where)
+    # jsonargparse would read a quoted "007" among the options of a part as a number
+    parts = {part: tree.pop(part) for part in _PARTS if part in tree}
+    for part, given in parts.items():
+        if not isinstance(given, dict):
+            raise ValueError(f"{where}: got {part}={given!r}, expected {part}: {{name: ...}}")
     try:
         parser = _parser()
-        values = vars(parser.instantiate(parser.parse_object(deepcopy(tree))))
-        # jsonargparse would read a quoted "007" among the options of a part as a number
-        return Recipe(**values | {part: tree[part] for part in _PARTS if part in tree})
-    except (ArgumentError, TypeError, RecursionError) as error:
+        values = vars(parser.instantiate(parser.parse_object(tree | {part: {} for part in parts})))
+        return Recipe(**values | parts)
+    except (ArgumentError, TypeError) as error:
         raise ValueError(f"{where}: {_plain(str(error))}") from error
 
 

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from saccade._registry import split_part
 from saccade.analysis import observe, record
 from saccade.data import ImageData, Images, load_data, stratified_split
 from saccade.models import MODELS, SpikingModel, create_model
@@ -88,10 +87,6 @@ def build_model(recipe: Recipe, data: ImageData) -> SpikingModel:
         ValueError: where the recipe fixes a size that the data does not have.
     """
     options = {k: v for k, v in recipe.model.items() if k != "name"}
-    config = MODELS[recipe.model["name"]].config
-    for field in config.PARTS:  # options alone are of the model's own part
-        if isinstance(part := options.get(field), Mapping) and "name" not in part:
-            options[field] = {"name": split_part(getattr(config, field))[0], **part}
     fixed: dict[str, Any] = {
         "num_classes": data.num_classes,
         "in_channels": data.channels,
