@@ -67,8 +67,8 @@ def table() -> list[str]:
     lines = [
         "At C = 512, h = 8, T = 4 and 14 x 14 tokens. Additions: of the mixing alone, per token",
         "and step, were every spike there. State: numbers kept from one token to the next when",
-        "tokens come one by one; '-' where the mechanism has no such form. Compared with: what its golden",
-        "files are, if any.",
+        "tokens come one by one; '-' where the mechanism has no such form. Compared with: what its",
+        "golden files are, if any.",
         "",
         "| name | kind | equations | additions a token | state | causal in time | compared with |",
         "|---|---|---|---|---|---|---|",
