@@ -30,7 +30,7 @@ def commands() -> list[list[str]]:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, golden: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def desk(tmp_path: Path, golden: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with what the commands name: a photo, photos by class, an official checkpoint."""
     from PIL import Image
 
@@ -48,16 +48,17 @@ def workplace(tmp_path: Path, golden: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.slow
-def test_every_command_of_the_readme_runs_in_order(workplace: Path):
+def test_every_command_of_the_readme_runs_in_order(desk: Path):
     ran = []
     for words in commands():
         resumed = "--resume" in words
         assert main([*words, *(FAST if words[0] == "train" and not resumed else [])]) == 0, words
         ran.append(words[0])
     assert set(ran) == {
-        *("train", "eval", "predict", "list", "show", "verify", "convert", "report", "doctor")
+        *("train", "eval", "predict", "list", "show", "cite", "verify", "convert"),
+        *("report", "doctor"),
     }
-    run = workplace / "runs" / "digits-s0"
+    run = desk / "runs" / "digits-s0"
     files = {path.name for path in run.iterdir()}
     assert files == {
         *("recipe.yaml", "log.jsonl", "metrics.json", "last.safetensors", "state.json"),

@@ -80,6 +80,7 @@ def test_the_dwc_stands_where_it_is_told(place: str):
         ({"aggregate": "tokens"}, "got aggregate='tokens'; did you mean 'token'"),
         ({"carrier": "v"}, "Known: k, q"),
         ({"dwc": "paralel"}, "did you mean 'parallel'"),
+        ({"dwc": "mlp"}, r"part of the body.*DWC\['mlp'\]"),
     ],
 )
 def test_bad_options_name_the_valid_choice(options: dict, message: str):

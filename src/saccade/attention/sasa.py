@@ -121,6 +121,12 @@ class SASA(SpikingAttention):
         v_threshold: float = 0.5,
     ) -> None:
         super().__init__()
+        if dwc in ("mlp", "stem"):
+            raise ValueError(
+                f"got dwc={dwc!r}, which is a part of the body and not of the attention; build the "
+                f"model with it: create_model('saformer_4_384', **saformer.DWC[{dwc!r}]) from "
+                "saccade.models; here the nearest is 'parallel'"
+            )
         for name, given, known in (
             ("aggregate", aggregate, list(AGGREGATES)),
             ("carrier", carrier, ["k", "q"]),
