@@ -61,3 +61,10 @@ def spikes(*shape: int, seed: int = 1) -> torch.Tensor:
     """Random 0/1 in float64."""
     g = torch.Generator().manual_seed(seed)
     return torch.rand(*shape, generator=g).round().double()
+
+
+def untaught(module: nn.Module) -> list[str]:
+    """Parameters without a gradient; that of a bias before a batch's own norm is 0."""
+    grads = {name: p.grad for name, p in module.named_parameters()}
+    dead = [name for name, g in grads.items() if g is None or not g.any()]
+    return [name for name in dead if grads[name] is None or not name.endswith("conv.bias")]

@@ -3,12 +3,19 @@
 import os
 from pathlib import Path
 
+os.environ["TRITON_INTERPRET"] = "1"  # read when kernels are defined: before the imports below
+
 import pytest
 from jaxtyping import install_import_hook
 
 import tests.shapes  # noqa: F401  (the hook finds it by name)
 
-install_import_hook("saccade", "tests.shapes.check")
+SRC = Path(__file__).parent.parent / "src" / "saccade"
+ROOMS = sorted(path.stem for path in SRC.iterdir() if path.suffix in ("", ".py"))
+# not the kernels: Triton reads their source, in which the hook's decorators have no meaning
+install_import_hook(
+    [f"saccade.{room}" for room in ROOMS if room != "kernels"], "tests.shapes.check"
+)
 
 
 def folder_of(variable: str) -> Path:

@@ -9,6 +9,7 @@ import torch
 import saccade.attention  # noqa: F401  (registers the ops)
 from saccade.ops import OPS, Fire, Op, lif, listening, reference_only
 
+NO_GPU = "the tensors are on cpu, not cuda"
 CASES = [(op, name) for op in OPS.values() for name in op.variants]
 
 
@@ -36,7 +37,8 @@ def run(fn: Any, args: tuple[Any, ...]) -> list[torch.Tensor]:
 def test_variant_equals_reference(op: Op, name: str):
     fast, refuses = op.variants[name]
     args = op.example()
-    assert refuses(*args) is None, "the example must exercise the variant"
+    # kernels run through Triton's interpreter where there is no GPU
+    assert refuses(*args) in (None, NO_GPU), "the example must exercise the variant"
     got, want = run(fast, args), run(op.reference, args)
     outputs = len(got) - sum(torch.is_tensor(a) for a in args)
     for g, w in zip(got[:outputs], want[:outputs], strict=True):

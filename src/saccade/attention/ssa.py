@@ -8,6 +8,7 @@ for CIFAR and ImageNet and 0.25 for CIFAR10-DVS whatever d is; the paper calls i
 event data. The copies multiply in different orders, with equal results.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,9 +20,12 @@ from saccade._sources import Equation
 from saccade.attention._base import ATTENTION, Site, SpikingAttention
 from saccade.nn import Projection, merge_heads, split_heads
 from saccade.nn.stems import SPIKFORMER
-from saccade.ops import Op
+from saccade.ops import Fire, Op, lif
+from saccade.ops._op import Fn
+from saccade.ops._triton import AVAILABLE
 
 Heads = Float[Tensor, "T B h N d"]
+Tokens = Float[Tensor, "T B C H W"]
 
 
 def _mix_reference(q: Heads, k: Heads, v: Heads, scale: float) -> Heads:
@@ -62,6 +66,47 @@ def _too_few_tokens(q: Heads, k: Heads, v: Heads, scale: float) -> str | None:
 def _mix_reassociated(q: Heads, k: Heads, v: Heads, scale: float) -> Heads:
     """Q (K^T V) s: O(N d^2). Bit-equal, because sums of spikes are integers below 2**24."""
     return q @ (k.mT @ v) * scale
+
+
+def _fire_with(mix: Callable[..., Tensor], lif: Callable[..., tuple[Tensor, Tensor]]) -> Fn:
+    """Eq. SSA-2 whole: the product, and the neuron that it charges, on [T B C H W]."""
+
+    def fire_mix(
+        q: Tokens,
+        k: Tokens,
+        v: Tokens,
+        heads: int,
+        scale: float,
+        decay: float | Tensor,
+        gain: float | Tensor,
+        fire: Fire,
+    ) -> Tokens:
+        current = mix(*(split_heads(x, heads) for x in (q, k, v)), scale)
+        spikes: Tensor = lif(
+            merge_heads(current, (q.shape[-2], q.shape[-1])), None, decay, gain, fire
+        )[0]
+        return spikes
+
+    return fire_mix
+
+
+def _fire_example() -> tuple[Any, ...]:
+    g = torch.Generator().manual_seed(0)
+    spikes = (torch.rand(3, 2, 4, 5, 16, generator=g).round() for _ in range(3))
+    return *(s.permute(0, 1, 4, 2, 3) for s in spikes), 2, 0.125, 0.5, 0.5, Fire(v_threshold=2.0)
+
+
+fire_mix = Op("ssa", _fire_with(_mix_reference, lif.reference), _fire_example)
+"""fire_mix(q, k, v, heads, scale, decay, gain, fire) -> spikes [T B C H W]."""
+
+if AVAILABLE:
+    from saccade.ops import ssa as kernels
+
+    fire_mix.fast("triton", refuses=kernels.refuses)(kernels.scan)
+    """The current never reaches memory; K^T V is counted once a head."""
+
+fire_mix.fast("composed", refuses=lambda *args: None)(_fire_with(mix, lif))
+"""Whatever variants of `mix` and `lif` run."""
 
 
 @ATTENTION.add("ssa")
@@ -130,7 +175,12 @@ class SSA(SpikingAttention):
 
     def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B C H W"]:
         """Integers in, spikes out."""
-        out: Tensor = self.out(self.fire(self.current(x)))
+        if type(self.query) is nn.Identity and self.fire.fuses:
+            q, k, v = self.q(x), self.k(x), self.v(x)
+            s = fire_mix(q, k, v, self.site.heads, self.scale, *self.fire.charge(), self.fire.fire)
+        else:
+            s = self.fire(self.current(x))
+        out: Tensor = self.out(s)
         return out
 
     def current(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B C H W"]:

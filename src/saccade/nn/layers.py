@@ -1,12 +1,15 @@
 """Layers on [T B C H W]: each step of each sample is a frame, time meets only in the neurons."""
 
 from collections.abc import Callable
+from typing import cast
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import max_pool2d
 
 from saccade._registry import Part, Registry
-from saccade.nn.neurons import make_neuron
+from saccade.nn.neurons import is_watched, make_neuron
+from saccade.ops import Norm, conv, norm_lif
 
 MLPS: Registry[type[nn.Module]] = Registry("mlp")
 
@@ -25,6 +28,10 @@ def per_frame(
 class Projection(nn.Module):
     """Convolution, batch norm, neuron: integers or reals in, spikes out.
 
+    The three run as two fused operations (`saccade.ops.conv` and `saccade.ops.norm_lif`) where
+    nobody watches the parts: a hook on one of them, a neuron that is fed step by step, or a part
+    of another class makes them run one by one.
+
     Args:
         c_in, c_out: channels.
         kernel: side of the square kernel; the padding keeps the grid. 1 is a linear map.
@@ -32,6 +39,7 @@ class Projection(nn.Module):
         bias: of the convolution. Batch norm follows and makes it redundant; some official
             models have it all the same.
         neuron: by name, or name and options.
+        pools: whether a 3x3 max-pool of stride 2 follows the spikes.
     """
 
     def __init__(
@@ -43,16 +51,49 @@ class Projection(nn.Module):
         stride: int = 1,
         bias: bool = False,
         neuron: Part = "lif",
+        pools: bool = False,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=bias)
         self.norm = nn.BatchNorm2d(c_out)
         self.neuron = make_neuron(neuron)
+        self.pools = pools
 
     def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B D h w"]:
-        """Project channels; time and batch stay, and the grid unless there is a stride."""
-        spikes: Tensor = self.neuron(per_frame(lambda frames: self.norm(self.conv(frames)), x))
-        return spikes
+        """Project channels; time and batch stay, and the grid unless it strides or pools."""
+        if self._fuses():
+            once = x[:1] if len(x) > 1 and x.stride(0) == 0 else x  # a picture shown T times
+            y = conv(once, self.conv.weight, self.conv.stride[0])
+            charge = self.neuron.charge()
+            spikes = norm_lif(y, self._norm(), *charge, self.neuron.fire, len(x), self.pools)
+        else:
+            spikes = self.neuron(per_frame(lambda frames: self.norm(self.conv(frames)), x))
+            if self.pools:
+                spikes = per_frame(lambda frames: max_pool2d(frames, 3, 2, 1), spikes)
+        return cast(Tensor, spikes)
+
+    def _fuses(self) -> bool:
+        parts = (nn.Conv2d, self.conv), (nn.BatchNorm2d, self.norm)
+        return (
+            all(type(part) is plain and not is_watched(part) for plain, part in parts)
+            and self.neuron.fuses
+        )
+
+    def _norm(self) -> Norm:
+        """Batch norm as it stands, with the convolution's bias."""
+        n = self.norm
+        if n.training and n.num_batches_tracked is not None:
+            n.num_batches_tracked.add_(1)
+        return Norm(
+            weight=n.weight,
+            bias=n.bias,
+            running_mean=cast(Tensor, n.running_mean),
+            running_var=cast(Tensor, n.running_var),
+            training=n.training,
+            momentum=cast(float, n.momentum),
+            eps=n.eps,
+            offset=self.conv.bias,
+        )
 
 
 class DepthwiseConvolution(nn.Module):
@@ -110,7 +151,8 @@ class Head(nn.Module):
 
     def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B K"]:
         """Real-valued logits; averaging them over T is the caller's."""
-        logits: Tensor = self.linear(x.mean((-2, -1)))
+        # tokens as one axis with channels last: the gradient of the mean then lies as x does
+        logits: Tensor = self.linear(x.permute(0, 1, 3, 4, 2).flatten(2, 3).mean(2))
         return logits
 
 

@@ -153,6 +153,11 @@ class Neuron(nn.Module, ABC):
         s, v = self(x, v0, with_membrane=True, gate=gate)
         return s, v
 
+    @property
+    def fuses(self) -> bool:
+        """Whether an operation may fire in this neuron's place: it is plain and nobody listens."""
+        return type(self).forward is Neuron.forward and not is_watched(self)
+
     def extra_repr(self) -> str:
         """Constants, for printing."""
         return f"v_threshold={self.fire.v_threshold}, v_reset={self.fire.v_reset}"
@@ -236,6 +241,17 @@ class PLIF(Neuron):
         """Both follow w."""
         rate = self.w.sigmoid()
         return 1 - rate, rate if self.decay_input else 1.0
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Whether a call of this module is heard, or replaced, by somebody outside of it."""
+    hooks = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+    return any(hooks) or "forward" in vars(module)
 
 
 def on_spikes(neuron: Neuron, hear: Callable[[Tensor], None]) -> RemovableHandle:

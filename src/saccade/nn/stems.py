@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 
 from saccade._registry import Part, Registry
 from saccade._sources import Equation, Source
-from saccade.nn.layers import DepthwiseConvolution, Projection, per_frame
+from saccade.nn.layers import DepthwiseConvolution, Projection
 from saccade.nn.neurons import make_neuron
 
 STEM: Registry[type["Stem"]] = Registry("stem")
@@ -107,21 +107,19 @@ class SPS(Stem):
         self.frame, self.pools = (in_channels, *image_size), tuple(pools)
         self.grid = _divided(image_size, 2 ** sum(self.pools))
         channels = [in_channels, *(_share(dim, w) for w in WIDTHS)]
-        self.stages = nn.ModuleList(
-            Projection(a, b, kernel=3, neuron=neuron) for a, b in pairwise(channels)
+        self.stages = nn.Sequential(
+            *(
+                Projection(a, b, kernel=3, neuron=neuron, pools=pool)
+                for (a, b), pool in zip(pairwise(channels), self.pools, strict=True)
+            )
         )
-        self.pool = nn.MaxPool2d(3, stride=2, padding=1)
         after = (DepthwiseConvolution(dim), make_neuron(neuron)) if dwc else ()
         self.after = nn.Sequential(*after)
         self.position = Projection(channels[-1], channels[-1], kernel=3, neuron=neuron)
 
     def forward(self, x: Float[Tensor, "T B Cin Hin Win"]) -> Float[Tensor, "T B C H W"]:
         """Pictures in, integer tokens out."""
-        for stage, pools in zip(self.stages, self.pools, strict=True):
-            x = stage(x)
-            if pools:
-                x = per_frame(self.pool, x)
-        x = self.after(x)
+        x = self.after(self.stages(x))
         y: Tensor = x + self.position(x)
         return y
 

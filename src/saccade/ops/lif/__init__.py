@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from saccade.ops._op import Op
+from saccade.ops._triton import AVAILABLE
 from saccade.ops.lif import analytic
 from saccade.ops.lif.reference import Fire as Fire
 from saccade.ops.lif.reference import scan
@@ -19,5 +20,11 @@ def _example() -> tuple[Tensor, Tensor, float, float, Fire]:
 
 lif = Op("lif", scan, _example)
 """lif(x, v0, decay, gain, fire) -> (spikes, v_T): see `saccade.ops.lif.reference.scan`."""
+
+if AVAILABLE:
+    from saccade.ops.lif import triton
+
+    lif.fast("triton", refuses=triton.refuses)(triton.scan)
+    """One pass over the currents each way, on a GPU; nothing but the currents is kept."""
 
 lif.fast("analytic", refuses=analytic.refuses)(analytic.scan)

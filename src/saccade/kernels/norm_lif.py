@@ -1,0 +1,332 @@
+"""Batch norm, LIF over T and max-pool: rows of C channels, channels-last; R = B*H*W rows a step."""
+
+import triton
+import triton.language as tl
+
+from saccade.kernels.neuron import after, charged, fires, reset_slope, slope
+
+
+@triton.jit
+def sums(y, partial, rows, C: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr):
+    """Of each channel: sum of (y - y_0) and of its square, over this program's share of rows."""
+    c = tl.program_id(1) * BC + tl.arange(0, BC)
+    channel = c < C
+    shift = tl.load(y + c, channel, 0.0).to(tl.float32)[None, :]
+    first = tl.zeros([BR, BC], tl.float32)
+    second = tl.zeros([BR, BC], tl.float32)
+    for tile in range(tl.program_id(0), tl.cdiv(rows, BR), tl.num_programs(0)):
+        r = tile * BR + tl.arange(0, BR)
+        inside = (r < rows)[:, None] & channel[None, :]
+        at = r.to(tl.int64)[:, None] * C + c[None, :]
+        d = tl.load(y + at, inside, 0.0).to(tl.float32) - shift
+        d = tl.where(inside, d, 0.0)
+        first += d
+        second += d * d
+    out = partial + tl.program_id(0) * (2 * C) + c
+    tl.store(out, tl.sum(first, 0), channel)
+    tl.store(out + C, tl.sum(second, 0), channel)
+
+
+@triton.jit
+def _added(partial, c, channel, P, C: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr):
+    """The two sums of channels c over all programs, in float64."""
+    first = tl.zeros([BC], tl.float64)
+    second = tl.zeros([BC], tl.float64)
+    for start in range(0, P, BP):
+        p = start + tl.arange(0, BP)
+        at = p[:, None] * (2 * C) + c[None, :]
+        inside = (p < P)[:, None] & channel[None, :]
+        first += tl.sum(tl.load(partial + at, inside, 0.0).to(tl.float64), 0)
+        second += tl.sum(tl.load(partial + at + C, inside, 0.0).to(tl.float64), 0)
+    return first, second
+
+
+@triton.jit
+def statistics(
+    y, partial, weight, bias, offset, running_mean, running_var, coef, P, n, correction, momentum,
+    eps, OFFSET: tl.constexpr, C: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    """Mean, 1/sd, and the norm as an affine map; moves the running statistics."""
+    c = tl.program_id(0) * BC + tl.arange(0, BC)
+    channel = c < C
+    first, second = _added(partial, c, channel, P, C, BP, BC)
+    off = first / n
+    mean = tl.load(y + c, channel, 0.0).to(tl.float64) + off
+    var = (second / n - off * off).to(tl.float32)
+    mean = mean.to(tl.float32)
+    rstd = 1 / tl.sqrt(var + eps)
+    a = tl.load(weight + c, channel, 0.0).to(tl.float32) * rstd
+    tl.store(coef + c, mean, channel)
+    tl.store(coef + C + c, rstd, channel)
+    tl.store(coef + 2 * C + c, a, channel)
+    tl.store(coef + 3 * C + c, tl.load(bias + c, channel, 0.0) - mean * a, channel)
+    if OFFSET:
+        mean += tl.load(offset + c, channel, 0.0)
+    old = tl.load(running_mean + c, channel, 0.0)
+    tl.store(running_mean + c, old + momentum * (mean - old), channel)
+    old = tl.load(running_var + c, channel, 0.0)
+    tl.store(running_var + c, old + momentum * (var * correction - old), channel)
+
+
+@triton.jit
+def _packed(f, BR: tl.constexpr, BC: tl.constexpr):
+    """Eight channels a byte, the first in the lowest bit."""
+    eights = tl.reshape(f.to(tl.int32), [BR, BC // 8, 8])
+    return tl.sum(eights << tl.arange(0, 8)[None, None, :], 2).to(tl.uint8)
+
+
+@triton.jit
+def fire(
+    y, coef, s, bits, rows, rest, decay, gain, pull, theta, reset, alpha,
+    HARD: tl.constexpr, STRICT: tl.constexpr, T: tl.constexpr, ONCE: tl.constexpr,
+    BITS: tl.constexpr, C: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    """Norm as an affine map, and the neuron."""
+    r = (tl.program_id(0) * BR + tl.arange(0, BR)).to(tl.int64)
+    c = tl.program_id(1) * BC + tl.arange(0, BC)
+    c8 = tl.program_id(1) * (BC // 8) + tl.arange(0, BC // 8)
+    inside = (r < rows)[:, None] & (c < C)[None, :]
+    inside8 = (r < rows)[:, None] & (c8 < C // 8)[None, :]
+    a = tl.load(coef + 2 * C + c, c < C, 0.0)[None, :]
+    b = tl.load(coef + 3 * C + c, c < C, 0.0)[None, :]
+    at = r[:, None] * C + c[None, :]
+    at8 = r[:, None] * (C // 8) + c8[None, :]
+    v = tl.full([BR, BC], rest, tl.float32)
+    x = tl.zeros([BR, BC], tl.float32)
+    for t in tl.static_range(T):
+        if t == 0 or not ONCE:
+            y_t = tl.load(y + t * tl.cast(rows, tl.int64) * C + at, inside, 0.0).to(tl.float32)
+            x = a * y_t + b
+        h = charged(x, v, decay, gain, pull)
+        f = fires(h, theta, STRICT)
+        v = after(h, f, theta, reset, HARD)
+        tl.store(s + t * tl.cast(rows, tl.int64) * C + at, f.to(s.dtype.element_ty), inside)
+        if BITS:
+            out8 = bits + t * tl.cast(rows, tl.int64) * (C // 8) + at8
+            tl.store(out8, _packed(f, BR, BC), inside8)
+
+
+@triton.jit
+def fire_pool(
+    y, coef, s, code, bits, rows, H, W, h_out, w_out, rest, decay, gain, pull, theta, reset, alpha,
+    HARD: tl.constexpr, STRICT: tl.constexpr, T: tl.constexpr, ONCE: tl.constexpr,
+    BITS: tl.constexpr, C: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    """One output of the 3x3 max-pool of stride 2 an element; `code` says which tap it came from.
+
+    Ties go to the first tap in reading order, as in torch.
+    """
+    r = tl.program_id(0) * BR + tl.arange(0, BR)
+    c = tl.program_id(1) * BC + tl.arange(0, BC)
+    c8 = tl.program_id(1) * (BC // 8) + tl.arange(0, BC // 8)
+    size = h_out * w_out
+    i_out, j_out = (r % size) // w_out, r % w_out
+    corner = (r // size).to(tl.int64) * H * W
+    pixels = tl.cast(rows, tl.int64) // size * H * W
+    a = tl.load(coef + 2 * C + c, c < C, 0.0)[None, :]
+    b = tl.load(coef + 3 * C + c, c < C, 0.0)[None, :]
+    taps = ()
+    for t in tl.static_range(T):
+        taps = taps + (tl.full([BR, BC], 9, tl.int32),)
+    for tap in tl.static_range(9):
+        i, j = 2 * i_out - 1 + tap // 3, 2 * j_out - 1 + tap % 3
+        there = (r < rows) & (i >= 0) & (i < H) & (j >= 0) & (j < W)
+        inside = there[:, None] & (c < C)[None, :]
+        at = (corner + i * W + j)[:, None] * C + c[None, :]
+        v = tl.full([BR, BC], rest, tl.float32)
+        x = tl.zeros([BR, BC], tl.float32)
+        found = ()
+        for t in tl.static_range(T):
+            if t == 0 or not ONCE:
+                x = a * tl.load(y + t * pixels * C + at, inside, 0.0).to(tl.float32) + b
+            h = charged(x, v, decay, gain, pull)
+            f = fires(h, theta, STRICT)
+            v = after(h, f, theta, reset, HARD)
+            found = found + (tl.where(f & inside, tl.minimum(taps[t], tap), taps[t]),)
+        taps = found
+    first = tl.where(i_out == 0, 3, 0) + tl.where(j_out == 0, 1, 0)
+    inside = (r < rows)[:, None] & (c < C)[None, :]
+    inside8 = (r < rows)[:, None] & (c8 < C // 8)[None, :]
+    at = r.to(tl.int64)[:, None] * C + c[None, :]
+    at8 = r.to(tl.int64)[:, None] * (C // 8) + c8[None, :]
+    for t in tl.static_range(T):
+        f = taps[t] < 9
+        out = t * tl.cast(rows, tl.int64) * C + at
+        tl.store(s + out, f.to(s.dtype.element_ty), inside)
+        if BITS:
+            tl.store(code + out, tl.where(f, taps[t], first[:, None]).to(tl.uint8), inside)
+            out8 = t * tl.cast(rows, tl.int64) * (C // 8) + at8
+            tl.store(bits + out8, _packed(f, BR, BC), inside8)
+
+
+@triton.jit
+def back(
+    y, coef, sums, grad_s, out, rows, n, rest, decay, gain, pull, theta, reset, alpha,
+    HARD: tl.constexpr, STRICT: tl.constexpr, DETACH: tl.constexpr, KIND: tl.constexpr,
+    T: tl.constexpr, ONCE: tl.constexpr, APPLY: tl.constexpr, BATCH: tl.constexpr,
+    C: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    """The gradient before the norm (APPLY), or the two sums of it that the norm needs first."""
+    c = tl.program_id(1) * BC + tl.arange(0, BC)
+    channel = c < C
+    a, b, mean, scale, slant, level = _affine(coef, sums, c, channel, n, gain, APPLY and BATCH, C)
+    first = tl.zeros([BR, BC], tl.float32)
+    second = tl.zeros([BR, BC], tl.float32)
+    tile = tl.program_id(0)
+    while tile < tl.cdiv(rows, BR):
+        r = (tile * BR + tl.arange(0, BR)).to(tl.int64)
+        inside = (r < rows)[:, None] & channel[None, :]
+        at = r[:, None] * C + c[None, :]
+        v = tl.full([BR, BC], rest, tl.float32)
+        hs, ys = (), ()
+        y_t = tl.zeros([BR, BC], tl.float32)
+        for t in tl.static_range(T):
+            if t == 0 or not ONCE:
+                y_t = tl.load(y + t * tl.cast(rows, tl.int64) * C + at, inside, 0.0).to(tl.float32)
+            h = charged(a * y_t + b, v, decay, 1.0, pull)
+            v = after(h, fires(h, theta, STRICT), theta, reset, HARD)
+            hs, ys = hs + (h,), ys + (y_t,)
+        carried = tl.zeros([BR, BC], tl.float32)
+        summed = tl.zeros([BR, BC], tl.float32)
+        for step in tl.static_range(T):
+            h, y_t = hs[T - 1 - step], ys[T - 1 - step]
+            at_t = (T - 1 - step) * tl.cast(rows, tl.int64) * C + at
+            d = slope(h - theta, alpha, KIND)
+            g = d * tl.load(grad_s + at_t, inside, 0.0).to(tl.float32)
+            g += carried * reset_slope(h, fires(h, theta, STRICT), d, theta, reset, HARD, DETACH)
+            carried = g * decay
+            if ONCE:
+                summed += g
+            elif APPLY:
+                g = scale * g + (slant * y_t + level)
+                tl.store(out + at_t, g.to(out.dtype.element_ty), inside)
+            else:
+                first += g
+                second += g * (y_t - mean)
+        if ONCE:
+            if APPLY:
+                g = scale * summed + T * (slant * y_t + level)
+                tl.store(out + at, g.to(out.dtype.element_ty), inside)
+            else:
+                first += summed
+                second += summed * (y_t - mean)
+        tile += tl.num_programs(0)
+    if not APPLY:
+        _leave(out, first, second, gain, c, channel, C)
+
+
+@triton.jit
+def _affine(coef, sums, c, channel, n, gain, BATCH: tl.constexpr, C: tl.constexpr):
+    """The current gain (a y + b); and the gradient before the norm, scale g + slant y + level."""
+    mean = tl.load(coef + c, channel, 0.0)[None, :]
+    rstd = tl.load(coef + C + c, channel, 0.0)[None, :]
+    a = tl.load(coef + 2 * C + c, channel, 0.0)[None, :]
+    b = tl.load(coef + 3 * C + c, channel, 0.0)[None, :]
+    slant, level = a * 0, a * 0
+    if BATCH:
+        slant = -a * rstd * rstd * tl.load(sums + C + c, channel, 0.0)[None, :] / n
+        level = -a * tl.load(sums + c, channel, 0.0)[None, :] / n - slant * mean
+    return gain * a, gain * b, mean, gain * a, slant, level
+
+
+@triton.jit
+def _leave(partial, first, second, gain, c, channel, C: tl.constexpr):
+    """This program's two sums over its rows."""
+    to = partial + tl.program_id(0) * (2 * C) + c
+    tl.store(to, gain * tl.sum(first, 0), channel)
+    tl.store(to + C, gain * tl.sum(second, 0), channel)
+
+
+@triton.jit
+def back_pool(
+    y, coef, grad_s, code, out, partial, rows, H, W, h_out, w_out,
+    rest, decay, gain, pull, theta, reset, alpha,
+    HARD: tl.constexpr, STRICT: tl.constexpr, DETACH: tl.constexpr, KIND: tl.constexpr,
+    T: tl.constexpr, ONCE: tl.constexpr, C: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    """The gradient behind the norm, through the max-pool, and its two sums.
+
+    A row is a square of four pixels: they lie in 1, 2, 2 and 4 of the windows that begin there.
+    """
+    c = tl.program_id(1) * BC + tl.arange(0, BC)
+    channel = c < C
+    a, b, mean, _, _, _ = _affine(coef, coef, c, channel, 1, gain, False, C)
+    first = tl.zeros([BR, BC], tl.float32)
+    second = tl.zeros([BR, BC], tl.float32)
+    size = h_out * w_out
+    frames = tl.cast(rows, tl.int64) // size
+    tile = tl.program_id(0)
+    while tile < tl.cdiv(rows, BR):
+        r = tile * BR + tl.arange(0, BR)
+        frame, i_out, j_out = (r // size).to(tl.int64), (r % size) // w_out, r % w_out
+        for pixel in tl.static_range(4):
+            i, j = 2 * i_out + pixel // 2, 2 * j_out + pixel % 2
+            inside = ((r < rows) & (i < H) & (j < W))[:, None] & channel[None, :]
+            at = (frame * H * W + i * W + j)[:, None] * C + c[None, :]
+            v = tl.full([BR, BC], rest, tl.float32)
+            hs, ys = (), ()
+            y_t = tl.zeros([BR, BC], tl.float32)
+            for t in tl.static_range(T):
+                if t == 0 or not ONCE:
+                    y_t = tl.load(y + t * frames * H * W * C + at, inside, 0.0).to(tl.float32)
+                h = charged(a * y_t + b, v, decay, 1.0, pull)
+                v = after(h, fires(h, theta, STRICT), theta, reset, HARD)
+                hs, ys = hs + (h,), ys + (y_t,)
+            carried = tl.zeros([BR, BC], tl.float32)
+            summed = tl.zeros([BR, BC], tl.float32)
+            for step in tl.static_range(T):
+                h, y_t = hs[T - 1 - step], ys[T - 1 - step]
+                arrived = tl.zeros([BR, BC], tl.float32)
+                for near in tl.static_range((1 + pixel // 2) * (1 + pixel % 2)):
+                    down, right = near // (1 + pixel % 2), near % (1 + pixel % 2)
+                    i_near, j_near = i_out + down, j_out + right
+                    window = (((T - 1 - step) * frames + frame) * h_out + i_near) * w_out + j_near
+                    there = inside & ((i_near < h_out) & (j_near < w_out))[:, None]
+                    to = window[:, None] * C + c[None, :]
+                    tap = (pixel // 2 + 1 - 2 * down) * 3 + pixel % 2 + 1 - 2 * right
+                    g = tl.load(grad_s + to, there, 0.0).to(tl.float32)
+                    arrived += tl.where(tl.load(code + to, there, 9) == tap, g, 0.0)
+                d = slope(h - theta, alpha, KIND)
+                f = fires(h, theta, STRICT)
+                g = d * arrived + carried * reset_slope(h, f, d, theta, reset, HARD, DETACH)
+                carried = g * decay
+                if ONCE:
+                    summed += g
+                else:
+                    to = out + (T - 1 - step) * frames * H * W * C + at
+                    tl.store(to, g.to(out.dtype.element_ty), inside)
+                    first += g
+                    second += g * (y_t - mean)
+            if ONCE:
+                tl.store(out + at, summed.to(out.dtype.element_ty), inside)
+                first += summed
+                second += summed * (y_t - mean)
+        tile += tl.num_programs(0)
+    _leave(partial, first, second, gain, c, channel, C)
+
+
+@triton.jit
+def back_norm(
+    g, y, coef, sums, rows, n, gain, shown,
+    BATCH: tl.constexpr, C: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    """From the gradient behind the norm to that before it, in place."""
+    c = tl.program_id(1) * BC + tl.arange(0, BC)
+    channel = c < C
+    _, _, _, scale, slant, level = _affine(coef, sums, c, channel, n, gain, BATCH, C)
+    r = (tl.program_id(0) * BR + tl.arange(0, BR)).to(tl.int64)
+    inside = (r < rows)[:, None] & channel[None, :]
+    at = r[:, None] * C + c[None, :]
+    out = scale * tl.load(g + at, inside, 0.0).to(tl.float32)
+    if BATCH:
+        out += shown * (slant * tl.load(y + at, inside, 0.0).to(tl.float32) + level)
+    tl.store(g + at, out.to(g.dtype.element_ty), inside)
+
+
+@triton.jit
+def total(partial, sums, P, C: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr):
+    """Partial sums of all programs added up."""
+    c = tl.program_id(0) * BC + tl.arange(0, BC)
+    first, second = _added(partial, c, c < C, P, C, BP, BC)
+    tl.store(sums + c, first.to(tl.float32), c < C)
+    tl.store(sums + C + c, second.to(tl.float32), c < C)

@@ -1,0 +1,116 @@
+"""What every Triton kernel of the library shares: whether it can run, and how it is launched.
+
+Triton comes with the CUDA builds of torch; without it every op keeps its other variants. With
+TRITON_INTERPRET=1 in the environment, before the first import, kernels run on CPU tensors, slowly:
+so they are tested where there is no GPU.
+"""
+
+import os
+from collections.abc import Callable
+from contextvars import ContextVar
+from functools import wraps
+from importlib.util import find_spec
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+AVAILABLE = find_spec("triton") is not None
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+FLAGS: dict[str, Any] = {"enable_fp_fusion": False}
+"""For kernels that fire: a contracted multiply-add would round otherwise than the reference."""
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+_TRACED: ContextVar[bool] = ContextVar("traced", default=False)
+MAX_STEPS = 32
+"""T up to which a kernel unrolls its steps: their membranes stay in registers."""
+
+
+def refuses(x: Tensor, steps: int) -> str | None:
+    """Why no kernel can run on `x` for so many steps, or None where it can."""
+    if x.device.type != "cuda":
+        return f"the tensors are on {x.device.type}, not cuda"
+    if x.dtype not in DTYPES:
+        return f"{str(x.dtype).removeprefix('torch.')} is left to torch"
+    if steps > MAX_STEPS:
+        return f"T={steps} is more than the {MAX_STEPS} steps that fit in registers"
+    return None
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
+    """Run a kernel, so that torch.compile and torch.export see through it where they look."""
+    seen = torch.library.wrap_triton(kernel) if _TRACED.get() else kernel
+    seen[grid](*args, **constants)
+
+
+class Kernels:
+    """A function that launches kernels, with its gradient: an operator, and cheap to call.
+
+    torch.compile and torch.export see the operator saccade::name and the kernels inside. Without
+    them its calls go past torch's dispatcher, whose Python costs more than the kernels do.
+
+    Args:
+        name: of the operator.
+        run: the function; its annotations are the schema.
+        keep: as `setup_context` of torch.autograd.Function; None where there is no gradient.
+        differentiate: its backward.
+        mutates: names of the arguments that are changed.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        run: Callable[..., Any],
+        keep: Callable[..., None] | None = None,
+        differentiate: Callable[..., Any] | None = None,
+        mutates: tuple[str, ...] = (),
+    ) -> None:
+        @wraps(run)
+        def traced(*args: Any, **kwargs: Any) -> Any:
+            token = _TRACED.set(not INTERPRETED)
+            try:
+                return run(*args, **kwargs)
+            finally:
+                _TRACED.reset(token)
+
+        op = torch.library.triton_op(f"saccade::{name}", traced, mutates_args=mutates)
+        self.op = cast(Any, op)
+        self.eager: Callable[..., Any] = run
+        if keep is not None and differentiate is not None:
+            self.op.register_autograd(differentiate, setup_context=keep)
+            parts = {"forward": run, "setup_context": keep, "backward": differentiate}
+            body = {part: staticmethod(fn) for part, fn in parts.items()}
+            function: Any = type(name, (torch.autograd.Function,), body)
+            self.eager = function.apply
+
+    def __call__(self, x: Tensor, *args: Any) -> Any:
+        plain = type(x) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
+        return (self.eager if plain else self.op)(x, *args)
+
+
+def operator(
+    name: str, *, mutates: tuple[str, ...] = ()
+) -> Callable[[Callable[..., Any]], Kernels]:
+    """Make `Kernels` of a function without gradient."""
+    return lambda run: Kernels(name, run, mutates=mutates)
+
+
+def tiles(n: int, size: int) -> int:
+    """How many tiles of a size cover n."""
+    return -(-n // size)
+
+
+def power_of_two(n: int) -> int:
+    """The smallest power of two that is at least n."""
+    return 1 << max(0, n - 1).bit_length()
+
+
+def like(x: Tensor, layout: Tensor) -> Tensor:
+    """`x` with its elements in memory in the order of `layout`, which has its shape."""
+    if x.stride() == layout.stride():
+        return x
+    return torch.empty_like(layout, dtype=x.dtype).copy_(x)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """[T B C H W] with the channels of a place side by side in memory."""
+    return x.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)

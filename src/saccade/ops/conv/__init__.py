@@ -1,0 +1,34 @@
+"""Convolution of every step of every sample: the synapses."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import conv2d
+
+from saccade.ops._op import Op
+from saccade.ops._triton import AVAILABLE
+
+
+def _reference(
+    x: Float[Tensor, "T B C H W"], weight: Float[Tensor, "D C k k"], stride: int
+) -> Float[Tensor, "T B D h w"]:
+    """Square kernel, without bias; padding k // 2 keeps the grid where the stride is 1."""
+    y = conv2d(x.flatten(0, 1), weight, None, stride, weight.shape[-1] // 2)
+    return y.view(*x.shape[:2], *y.shape[1:])
+
+
+def _example() -> tuple[Tensor, Tensor, int]:
+    g = torch.Generator().manual_seed(0)
+    x = torch.rand(2, 3, 5, 6, 16, generator=g).round().permute(0, 1, 4, 2, 3)
+    # weights on a grid of 1/64: every order of summation gives the same
+    return x, torch.randn(8, 16, 3, 3, generator=g).mul(16).round() / 64, 1
+
+
+conv = Op("conv", _reference, _example)
+"""conv(x, weight, stride) -> currents."""
+
+if AVAILABLE:
+    from saccade.ops.conv import packed
+
+    conv.fast("packed", refuses=packed.refuses)(packed.conv)
+    """Keeps the bits of its input for the backward pass; 1x1 kernels are matrix products."""

@@ -1,0 +1,77 @@
+"""Batch norm, the LIF recurrence and a max-pool of its spikes, one after the other as printed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import batch_norm, max_pool2d
+
+from saccade.ops.lif.reference import Fire
+from saccade.ops.lif.reference import scan as lif_scan
+
+Lif = Callable[..., tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Norm:
+    """What a batch norm of C channels knows.
+
+    Args:
+        weight, bias: [C], learned.
+        running_mean, running_var: [C]; moved towards the batch's statistics while `training`,
+            used in their place otherwise.
+        training: whether the batch's own statistics normalise it.
+        momentum: share of the batch in the running statistics.
+        eps: added to the variance.
+        offset: [C], a constant that is added to the currents first: the bias of the layer
+            before. Of a batch's own statistics nothing is left of it but the running mean.
+    """
+
+    weight: Float[Tensor, " C"]
+    bias: Float[Tensor, " C"]
+    running_mean: Float[Tensor, " C"]
+    running_var: Float[Tensor, " C"]
+    training: bool
+    momentum: float = 0.1
+    eps: float = 1e-5
+    offset: Float[Tensor, " C"] | None = None
+
+    def __call__(self, frames: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
+        """Normalise; moves the running statistics while training."""
+        n = self
+        if n.offset is not None:
+            frames = frames + n.offset[:, None, None]
+        return batch_norm(
+            frames, n.running_mean, n.running_var, n.weight, n.bias, n.training, n.momentum, n.eps
+        )
+
+
+def scan(
+    y: Float[Tensor, "t B C H W"],
+    norm: Norm,
+    decay: float | Tensor,
+    gain: float | Tensor,
+    fire: Fire,
+    steps: int,
+    pools: bool,
+    lif: Lif = lif_scan,
+) -> Float[Tensor, "T B C h w"]:
+    """Spikes of a normalised current, at rest before the first step.
+
+    Args:
+        y: current before the norm; one step (t = 1) stands for `steps` equal ones.
+        norm: its statistics are those of all T * B * H * W samples of a channel.
+        decay, gain, fire: as for `saccade.ops.lif`.
+        steps: T.
+        pools: whether a 3x3 max-pool of stride 2 and padding 1 follows; of equal spikes the
+            first in reading order takes the gradient, as in torch.
+        lif: the recurrence.
+    """
+    frames = y.expand(steps, *y.shape[1:]).flatten(0, 1)
+    x = norm(frames)
+    s, _ = lif(x.view(steps, -1, *x.shape[1:]), None, decay, gain, fire)
+    if not pools:
+        return s
+    pooled = max_pool2d(s.flatten(0, 1), 3, 2, 1)
+    return pooled.view(steps, -1, *pooled.shape[1:])

@@ -1,0 +1,186 @@
+"""Kernels equal their references, values and gradients, through Triton's interpreter.
+
+Currents on a grid of 1/64 make exact ties with the threshold, so spikes must be equal bit by bit.
+"""
+
+import pytest
+import torch
+from torch import Tensor
+
+from saccade.attention.ssa import fire_mix
+from saccade.ops import SURROGATE, Fire, Norm, conv, lif, norm_lif
+from saccade.ops._packed import bits_of, remember
+
+pytest.importorskip("triton", reason="Triton is not installed: there are no kernels")
+from saccade.ops.conv.packed import _unpacked
+
+FIRES = [
+    Fire(v_reset=reset, detach_reset=detach, strict=strict, surrogate=surrogate)
+    for reset, detach, strict, surrogate in [
+        (0.0, True, False, "sigmoid"),
+        (0.0, False, True, "atan"),
+        (None, False, False, "triangle"),
+        (-0.25, True, False, "rectangle"),
+        (-0.25, False, False, "fast_sigmoid"),
+    ]
+]
+
+
+@pytest.fixture(autouse=True)
+def poisoned_empty_tensors():
+    """What `torch.empty` leaves unwritten is NaN, so that it cannot pass for a result."""
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def channels_last(*shape: int, scale: float = 160) -> Tensor:
+    """Random currents [T B C H W] on a grid of 1/64."""
+    T, B, C, H, W = shape
+    x = torch.randn(T, B, H, W, C).mul(scale).add(32).round() / 64
+    return x.permute(0, 1, 4, 2, 3)
+
+
+def gradients(out: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+    torch.manual_seed(1)
+    return torch.autograd.grad((out * torch.randn(out.shape)).sum(), inputs)
+
+
+def agree(got: tuple[Tensor, ...], want: tuple[Tensor, ...]) -> None:
+    for g, w in zip(got, want, strict=True):
+        assert float((g - w).abs().max()) <= 2e-5 * float(w.abs().max().clamp(min=1e-3))
+
+
+@pytest.mark.parametrize("fire", FIRES, ids=str)
+@pytest.mark.parametrize("T", [1, 5])
+@pytest.mark.parametrize("at_rest", [True, False])
+def test_lif(fire: Fire, T: int, at_rest: bool):
+    torch.manual_seed(0)
+    x = channels_last(T, 2, 3, 5, 4).requires_grad_()
+    v0 = None if at_rest else torch.rand(x.shape[1:]).mul(64).round().div(64).requires_grad_()
+    inputs, outs = [x] if v0 is None else [x, v0], []
+    for scan in (lif.variants["triton"][0], lif.reference):
+        s, v = scan(x, v0, 0.5, 0.5, fire)
+        outs.append((s, v, *gradients(s + v, inputs)))
+    assert 0.02 < outs[0][0].mean() < 0.98
+    assert torch.equal(outs[0][0], outs[1][0])
+    assert torch.equal(outs[0][1], outs[1][1])
+    agree(outs[0][2:], outs[1][2:])
+
+
+@pytest.mark.parametrize("surrogate", SURROGATE.list())
+def test_every_surrogate_has_a_kernel(surrogate: str):
+    x = torch.linspace(-2, 4, 48).reshape(1, 48).requires_grad_()
+    fire = Fire(surrogate=surrogate)
+    got, want = (f(x, None, 0.5, 1.0, fire)[0] for f in (lif.variants["triton"][0], lif.reference))
+    agree(gradients(got, [x]), gradients(want, [x]))
+
+
+@pytest.mark.parametrize("steps", [(3, 3), (1, 3), (1, 1)], ids=["frames", "picture", "one step"])
+@pytest.mark.parametrize("pools", [False, True])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("size", [(16, 5, 6), (24, 4, 4), (96, 3, 3)], ids=str)
+@pytest.mark.parametrize("fire", [FIRES[0], FIRES[2]], ids=["hard", "soft"])
+def test_norm_lif(steps, pools: bool, training: bool, size, fire: Fire):
+    torch.manual_seed(0)
+    (t, T), C = steps, size[0]
+    y = channels_last(t, 2, *size, scale=100)
+    learned = [torch.rand(C) + 0.7, torch.randn(C) * 0.3 + 0.5, torch.randn(C)]
+    running = torch.randn(C) / 10 + 1, torch.rand(C) + 3
+    outs = []
+    for scan in (
+        norm_lif.variants["triton"][0],
+        norm_lif.variants["composed"][0],
+        norm_lif.reference,
+    ):
+        inputs = [a.detach().requires_grad_() for a in (y, *learned)]
+        mean, var = (r.clone() for r in running)
+        norm = Norm(
+            weight=inputs[1],
+            bias=inputs[2],
+            offset=inputs[3],
+            running_mean=mean,
+            running_var=var,
+            training=training,
+        )
+        s = scan(inputs[0], norm, 0.5, 0.5, fire, T, pools)
+        outs.append((s, mean, var, *gradients(s, inputs)))
+    assert 0.02 < outs[0][0].mean() < 0.98
+    for got in outs[:2]:
+        assert torch.equal(got[0], outs[2][0])
+        agree(got[1:-1], outs[2][1:-1])
+        if training:  # the reference's is rounding noise
+            assert not got[-1].any()
+            assert outs[2][-1].abs().max() < 1e-4
+        else:
+            agree(got[-1:], outs[2][-1:])
+
+
+@pytest.mark.parametrize(
+    ("C", "heads", "grid"), [(16, 2, (3, 3)), (48, 2, (5, 15)), (64, 1, (8, 9))]
+)
+@pytest.mark.parametrize("T", [1, 5])
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # numpy's; the slope is then 0
+def test_ssa(C: int, heads: int, grid: tuple[int, int], T: int, packed: bool):
+    torch.manual_seed(0)
+    qkv = [
+        (torch.rand(T, 2, *grid, C) < 0.5).float().permute(0, 1, 4, 2, 3).requires_grad_()
+        for _ in "qkv"
+    ]
+    if packed:
+        for x in qkv:
+            remember(x, pack(x.detach()))
+    fire = Fire(v_threshold=grid[0] * grid[1] * C / heads / 36, detach_reset=not packed)
+    outs = []
+    for scan in (fire_mix.variants["triton"][0], fire_mix.reference):
+        s = scan(*qkv, heads, 0.5, 0.5, 0.5, fire)
+        outs.append((s, *gradients(s, qkv)))
+    assert 0.02 < outs[0][0].mean() < 0.98
+    assert torch.equal(outs[0][0], outs[1][0])
+    assert bits_of(outs[0][0]) is not None
+    assert torch.equal(bits_of(outs[0][0]), pack(outs[0][0].detach()))
+    agree(outs[0][1:], outs[1][1:])
+
+
+def test_ssa_counts_beyond_the_integers_of_float16():
+    torch.manual_seed(0)
+    q, k, v = ((torch.rand(1, 1, 50, 50, 16) < 0.95).float().permute(0, 1, 4, 2, 3) for _ in "qkv")
+    args = q, k, v, 1, 1.0, 0.5, 1.0, Fire(v_threshold=33500.0)
+    got = fire_mix.variants["triton"][0](*args)
+    assert 0.02 < got.mean() < 0.98
+    assert torch.equal(got, fire_mix.reference(*(a.double() for a in args[:3]), *args[3:]).float())
+
+
+def pack(spikes: Tensor) -> Tensor:
+    x = spikes.permute(0, 1, 3, 4, 2).to(torch.uint8)
+    return (x.unflatten(-1, (-1, 8)) << torch.arange(8, dtype=torch.uint8)).sum(-1).to(torch.uint8)
+
+
+def test_bits_come_back():
+    spikes = (torch.rand(2, 3, 4, 5, 16) < 0.5).float()
+    assert torch.equal(_unpacked(pack(spikes.permute(0, 1, 4, 2, 3)), torch.float32), spikes)
+
+
+def test_only_the_very_tensor_that_fired_has_bits():
+    s = torch.ones(1, 1, 8, 1, 1)
+    remember(s, pack(s))
+    assert bits_of(s) is not None
+    assert bits_of(s + 0) is None
+    assert bits_of(s[:1]) is None
+    s.mul_(0)
+    assert bits_of(s) is None
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (3, 2)])
+@pytest.mark.parametrize("packed", [True, False])
+def test_conv(kernel: int, stride: int, packed: bool):
+    torch.manual_seed(0)
+    x = (torch.rand(2, 2, 6, 5, 16) < 0.5).float().permute(0, 1, 4, 2, 3).requires_grad_()
+    if packed:
+        remember(x, pack(x.detach()))
+    weight = (torch.randn(8, 16, kernel, kernel).mul(16).round() / 64).requires_grad_()
+    got, want = (f(x, weight, stride) for f in (conv.variants["packed"][0], conv.reference))
+    assert torch.equal(got, want)
+    agree(gradients(got, [x, weight]), gradients(want, [x, weight]))
