@@ -118,9 +118,9 @@ def test_dropout_has_one_mask_for_all_steps():
     [
         ({"image_size": 30}, r"multiples of 8.*nearest is \(32, 32\)"),
         ({"widths": (4,)}, "got 1 widths for 2 depths"),
-        ({"stem": "conv3"}, "unknown stem 'conv3'; did you mean 'conv7'"),
+        ({"stem": "conv3"}, "got stem='conv3'; did you mean 'conv7'"),
         ({"shortcut": "avg"}, "unknown shortcut 'avg'; did you mean 'avgpool'"),
-        ({"placement": "after"}, "unknown placement 'after'"),
+        ({"placement": "after"}, "got placement='after'"),
         ({"attention": {"name": "csa", "preset": "paper"}}, "expected location='current'"),
         ({"attention": {"name": "csa", "ratio_c": 7}}, "ratio_c=7 for C=6"),
     ],

@@ -1,6 +1,7 @@
 """The attention contract: a map from [T B C H W] to the same shape, built for a `Site`."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -86,6 +87,18 @@ class SpikingAttention(nn.Module, ABC):
     def at_membrane(self) -> Gate | None:
         """What the neuron behind a gate applies between charge and fire; None: nothing."""
         return None
+
+    @classmethod
+    def asks(cls, options: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+        """Options that other parts of a body get on its behalf, by the part's field; {}: none.
+
+        The configuration of a body sets them and refuses what contradicts them. An attention that
+        is built alone goes without.
+
+        Args:
+            options: those that it is given itself.
+        """
+        return {}
 
     @classmethod
     def for_vectors(cls, site: Site, **options: Any) -> "SpikingAttention | None":
