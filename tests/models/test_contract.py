@@ -27,6 +27,10 @@ READINGS: list[tuple[str, dict[str, str]]] = [
     (body, {"name": "sasa", "dwc": place})
     for body in ("saformer_4_384", "spikformer_4_384")
     for place in ("parallel", "mlp", "stem", "none")
+] + [
+    (body, {"name": gate, "preset": "paper"})
+    for body in ("ma_gesture_3", "att_res_snn_18", "att_res_snn_18_after_add")
+    for gate in ("ta", "ca", "sa", "tca", "tsa", "csa", "tcsa")
 ]
 """Options of an attention that reach into the body around it."""
 PAIRS = [

@@ -25,6 +25,8 @@ class Site:
         T: time steps that the model is built for.
         grid: (H, W) of the tokens; N = H * W.
         neuron: the neuron in use, by name or by name and options.
+        feeds_neuron: whether a neuron follows, on whose membrane a gate may act, and not an
+            addition of currents.
 
     Raises:
         ValueError: for sizes below 1, or heads that do not divide dim.
@@ -35,6 +37,7 @@ class Site:
     T: int = 4
     grid: tuple[int, int] = (8, 8)
     neuron: Part = "lif"
+    feeds_neuron: bool = True
 
     def __post_init__(self) -> None:
         for name, size in (("dim", self.dim), ("heads", self.heads), ("T", self.T)):
@@ -85,7 +88,10 @@ class SpikingAttention(nn.Module, ABC):
         """
 
     def at_membrane(self) -> Gate | None:
-        """What the neuron behind a gate applies between charge and fire; None: nothing."""
+        """What the neuron behind a gate applies between charge and fire; None: nothing.
+
+        None wherever the site feeds no neuron.
+        """
         return None
 
     @classmethod

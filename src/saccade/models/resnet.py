@@ -1,7 +1,7 @@
 """The residual body: membrane shortcuts, gates on the branch or behind the addition."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from jaxtyping import Float
@@ -61,7 +61,7 @@ class ResNetConfig(BodyConfig):
             (Att-Res-SNN-2).
         norm_scale: initial weight of the batch norms; the threshold, 0.5, in the official codes.
         branch_scale: that of a block's last batch norm.
-        dropout: share dropped in front of the head.
+        dropout: share of the channels dropped between the mean over the grid and the head.
         attention: a gate.
         neuron, in_channels, image_size, num_classes, T: those of `BodyConfig`.
 
@@ -124,8 +124,8 @@ class ResidualBlock(nn.Module):
         placement, shortcut: see `ResNetConfig`.
         norm_scale, branch_scale: initial weights of the batch norms.
 
-    Raises:
-        ValueError: for a gate at the membrane: behind it stands an addition, not a neuron.
+    Behind the gate's place stands an addition and no neuron, so gates act on the current there,
+    the paper's too: its Eq. 15 and 16 put them in front of the addition and behind it.
     """
 
     def __init__(
@@ -147,12 +147,7 @@ class ResidualBlock(nn.Module):
         self.layer1 = ConvNorm(first, dim, scale=norm_scale)
         second = nn.Conv2d(dim, dim, 3, padding=1, bias=False)
         self.layer2 = ConvNorm(second, dim, scale=branch_scale)
-        self.gate = install(site, attention, kind="gate")
-        if self.gate.at_membrane() is not None:
-            raise ValueError(
-                "got a gate with location='membrane' in a residual block, expected "
-                "location='current': an addition follows the gate, not a neuron"
-            )
+        self.gate = install(replace(site, feeds_neuron=False), attention, kind="gate")
         self.place = PLACEMENT[one_of("placement", placement, PLACEMENT)]
         changes = stride != 1 or c_in != dim
         self.shortcut = (
@@ -204,8 +199,8 @@ class SpikingResNet(SpikingModel):
 
     def steps(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B K"]:
         """Logits of each step."""
-        spikes = self.neuron(self.stages(self.stem(x)))
-        logits: Tensor = self.head(self.dropout(spikes))
+        rates = self.neuron(self.stages(self.stem(x))).mean((-2, -1), keepdim=True)
+        logits: Tensor = self.head(self.dropout(rates))
         return logits
 
     def structure(self) -> dict[str, str]:
