@@ -1,7 +1,7 @@
 """Catalogues of named parts: what a recipe or `create_model` may ask for."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any, Generic, TypeVar
@@ -20,6 +20,18 @@ def nearest(word: str, known: list[str]) -> str:
     by_case = {name.lower(): name for name in known}
     close = by_case[get_close_matches(word.lower(), list(by_case), n=1, cutoff=0.0)[0]]
     return f"did you mean {close!r}? Known: {', '.join(known)}"
+
+
+def one_of(option: str, value: str, known: Iterable[str]) -> str:
+    """`value`, if it is among the known ones.
+
+    Raises:
+        ValueError: naming the nearest.
+    """
+    names = list(known)
+    if value not in names:
+        raise ValueError(f"got {option}={value!r}; {nearest(str(value), names)}")
+    return value
 
 
 def split_part(part: Part) -> tuple[str, dict[str, Any]]:

@@ -1,9 +1,11 @@
 """Runs over the registry: a new mechanism is tested here without a line being added."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from saccade.attention import ATTENTION, Site, SpikingAttention, create_attention
+from saccade.attention import ATTENTION, Site, SpikingAttention, create_attention, install
 from saccade.nn import make_neuron
 from saccade.ops import reference_only
 from tests.awake import LEAST, MOST, awake, firing_rates, spikes, untaught
@@ -102,6 +104,11 @@ def test_counts_its_additions(name: str):
     attention, _ = make(name)
     assert attention.adds() > 0 or name == "none"
     assert attention.adds() >= 0
+
+
+def test_asks_for_no_membrane_where_no_neuron_follows(name: str):
+    attention = install(replace(SITE, feeds_neuron=False), name)
+    assert attention.at_membrane() is None
 
 
 def test_cites_its_paper_and_equations(name: str):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from saccade.attention import Site, create_attention, ma
+from saccade.attention import Site, create_attention, install, ma
 from saccade.nn import LIF, MALIF, make_neuron
 from tests.awake import LEAST, MOST, awake
 
@@ -123,6 +123,26 @@ def test_an_option_wins_over_the_preset():
     assert not torch.equal(gate(current()), current())
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", NAMES)
+def test_where_no_neuron_follows_the_papers_gates_act_on_each_steps_current(name: str):
+    torch.manual_seed(0)
+    site = Site(**SITE, feeds_neuron=False)
+    options = {"ratio_t": 2, "ratio_c": 3, "kernel": 3}
+    gate = awake(install(site, {"name": name, "preset": "paper", **options})).double()
+    assert isinstance(gate, ma.MultiDimensionalGate)
+    assert gate.at_membrane() is None
+    assert (gate.stats, gate.post_relu) == ("per_step", False)
+    want = torch.stack([by_loops(gate, current()[:, b]) for b in range(2)], 1)
+    torch.testing.assert_close(gate(current()), want, rtol=1e-12, atol=1e-12)
+
+
+def test_a_membrane_is_refused_where_no_neuron_follows():
+    site = Site(**SITE, feeds_neuron=False)
+    with pytest.raises(ValueError, match=r"expected 'current', as in the paper.*Eq\. 15 and 16"):
+        install(site, {"name": "csa", "stats": "per_step", "location": "membrane"})
+
+
 def test_time_stays_at_the_current_in_both_presets():
     gate, x = make("tcsa", preset="paper"), current()
     torch.testing.assert_close(gate(x), gate.t(x) * x)
@@ -217,8 +237,10 @@ def test_default_ratios_shrink_with_the_axis_they_divide():
         ("ca", {"ratio_c": 7}, "ratio_c=7 for C=6"),
         ("ca", {"ratio_c": 0}, "nearest is 1"),
         ("sa", {"kernel": 4}, "got kernel=4, expected an odd number; the nearest is 5"),
-        ("sa", {"preset": "papper"}, "unknown preset 'papper'; did you mean 'paper'"),
-        ("sa", {"stats": "per_stap"}, "unknown stats 'per_stap'; did you mean 'per_step'"),
+        ("sa", {"kernel": 0}, "got kernel=0, expected an odd number; the nearest is 1"),
+        ("sa", {"stats": ""}, "got stats=''"),
+        ("sa", {"preset": "papper"}, "got preset='papper'; did you mean 'paper'"),
+        ("sa", {"stats": "per_stap"}, "got stats='per_stap'; did you mean 'per_step'"),
         ("sa", {"location": "membran"}, "did you mean 'membrane'"),
         ("sa", {"location": "membrane"}, "expected 'per_step'"),
         ("ta", {"keep_t": 0.0}, "got keep_t=0.0"),

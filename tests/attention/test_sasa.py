@@ -1,12 +1,16 @@
 """What is special to SASA: three readings of the sum, two carriers, places of the DWC."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from saccade import load
 from saccade.attention import Site, create_attention
-from saccade.attention.sasa import SASA, aggregate_spikes
-from saccade.models import create_model
-from saccade.models.saformer import DWC
+from saccade.attention.sasa import DWC, SASA, aggregate_spikes
+from saccade.models import create_model, describe, rebuild
+from saccade.train import save_weights
+from saccade.train.recipe import parse_recipe
 from tests.awake import awake, spikes
 
 
@@ -28,7 +32,7 @@ def test_the_sums_are_the_printed_ones():
 def test_a_mask_selects_spikes_of_the_carrier(aggregate: str, carrier: str):
     torch.manual_seed(0)
     site = Site(dim=16, heads=4, T=3, grid=(4, 5))
-    sasa = awake(SASA(site, aggregate=aggregate, carrier=carrier, dwc=None)).double().eval()
+    sasa = awake(SASA(site, aggregate=aggregate, carrier=carrier, dwc="none")).double().eval()
     heard: list[torch.Tensor] = []
     sasa.out.register_forward_pre_hook(lambda m, args: heard.append(args[0]))
     x = spikes(3, 2, 16, 4, 5)
@@ -60,18 +64,43 @@ def test_it_has_no_value_projection():
     assert names == {"q", "k", "dwc", "out"}
 
 
+STANDS = {
+    "parallel": ["blocks.0.attention.dwc.conv"],
+    "mlp": ["blocks.0.mlp.between.0.conv"],
+    "stem": ["stem.after.0.conv"],
+    "none": [],
+}
+
+
 @pytest.mark.parametrize("place", DWC)
-def test_the_dwc_stands_where_it_is_told(place: str):
-    model = create_model("saformer_4_384", dim=32, depth=1, heads=4, image_size=16, **DWC[place])
-    depthwise = [n for n, m in model.named_modules() if getattr(m, "groups", 1) > 1]
-    expected = {
-        "parallel": ["blocks.0.attention.dwc.conv"],
-        "mlp": ["blocks.0.mlp.between.0.conv"],
-        "stem": ["stem.after.0.conv"],
-        "none": [],
-    }
-    assert depthwise == expected[place]
-    assert model(torch.rand(1, 3, 16, 16)).shape == (1, 10)
+@pytest.mark.parametrize("body", ["saformer_4_384", "spikformer_4_384", "spikformer_8_512"])
+def test_the_dwc_stands_where_it_is_told(body: str, place: str):
+    attention = {"name": "sasa", "dwc": place}
+    model = create_model(body, dim=32, depth=1, heads=4, image_size=16, attention=attention)
+    again = rebuild(describe(model))
+    for built in (model, again):
+        found = [n for n, m in built.named_modules() if getattr(m, "groups", 1) > 1]
+        assert found == STANDS[place]
+    assert again.config == model.config
+    assert model(torch.rand(1, 3, 16, 16)).shape == (1, model.config.num_classes)
+
+
+@pytest.mark.parametrize("place", DWC)
+def test_a_recipe_places_the_dwc_and_its_checkpoint_loads(place: str, tmp_path: Path):
+    text = "model: {name: spikformer, attention: sasa, dim: 16, depth: 1}\ndata: {name: digits}"
+    recipe = parse_recipe(text, [f"model.attention.dwc={place}"])
+    model = awake(create_model(**recipe.model, in_channels=1, image_size=8)).eval()
+    save_weights(tmp_path / "last.safetensors", model, {})
+    loaded, x = load(tmp_path), torch.rand(2, 1, 8, 8)
+    assert [n for n, m in loaded.named_modules() if getattr(m, "groups", 1) > 1] == STANDS[place]
+    assert model(x).any()
+    assert torch.equal(loaded(x), model(x))
+
+
+@pytest.mark.parametrize("place", DWC)
+def test_alone_it_has_the_branch_that_is_its_own_or_none(place: str):
+    depthwise = create_attention("sasa", dim=16, heads=4, dwc=place).dwc
+    assert (depthwise is not None) == (place == "parallel")
 
 
 @pytest.mark.parametrize(
@@ -80,7 +109,7 @@ def test_the_dwc_stands_where_it_is_told(place: str):
         ({"aggregate": "tokens"}, "got aggregate='tokens'; did you mean 'token'"),
         ({"carrier": "v"}, "Known: k, q"),
         ({"dwc": "paralel"}, "did you mean 'parallel'"),
-        ({"dwc": "mlp"}, r"part of the body.*DWC\['mlp'\]"),
+        ({"dwc": None}, "got dwc=None; .*Known: parallel, mlp, stem, none"),
     ],
 )
 def test_bad_options_name_the_valid_choice(options: dict, message: str):

@@ -73,7 +73,7 @@ def test_a_gate_of_the_same_family_keeps_the_models_ratios():
         ("ma_gesture_3", {"image_size": 3}, r"sides of 4 or more.*nearest is \(4, 4\)"),
         ("ma_gesture_3", {"channels": (64, 0, 128)}, r"got channels=\(64, 0, 128\)"),
         ("ma_gesture_3", {"pooling": "mean"}, "unknown pooling 'mean'"),
-        ("ma_gesture_3", {"pool_at": "spike"}, "unknown pool_at 'spike'; did you mean 'spikes'"),
+        ("ma_gesture_3", {"pool_at": "spike"}, "got pool_at='spike'; did you mean 'spikes'"),
         ("ma_gesture_3", {"dropout": 1.0}, "got dropout=1.0"),
         ("ma_gesture_3", {"neuron": {"name": "ma_lif", "decay": 1.5}}, "decay=1.5.*nearest is 1"),
     ],
@@ -81,6 +81,48 @@ def test_a_gate_of_the_same_family_keeps_the_models_ratios():
 def test_bad_options_of_convolutional_nets_name_the_valid_choice(
     name: str, options: dict, message: str
 ):
+    with pytest.raises(ValueError, match=message):
+        create_model(name, **options)
+
+
+def test_a_part_gets_what_the_attention_asks_of_it():
+    asked = {"attention": {"name": "sasa", "dwc": "mlp"}}
+    config = resolve("spikformer", asked)
+    assert config.mlp == {"name": "mlp", "dwc": True}
+    assert resolve("saformer_4_384", {"attention": {"dwc": "mlp"}}).mlp == config.mlp
+    assert resolve("spikformer", asked | {"mlp": {"dwc": True}}) == config
+    assert resolve("spikformer", {}).mlp == {"name": "mlp"}
+    stem = resolve("spikformer_4_384", {"attention": {"name": "sasa", "dwc": "stem"}}).stem
+    assert stem == {"name": "sps", "pools": (False, False, True, True), "dwc": True}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        (
+            "spikformer",
+            {"attention": {"name": "sasa", "dwc": "mlp"}, "mlp": {"dwc": False}},
+            "got mlp 'mlp' with dwc=False, expected True, which attention 'sasa' asks for",
+        ),
+        (
+            "spikformer",
+            {"attention": {"name": "sasa", "dwc": "stem"}, "stem": "scs"},
+            "asks the stem for dwc=True, and stem 'scs' has no such option.*Known: sps",
+        ),
+        (
+            "tim_2_256_shd",
+            {"attention": {"name": "sasa", "dwc": "stem"}},
+            "stem 'folded_sps' has no such option; did you mean 'sps'",
+        ),
+        (
+            "ma_gesture_3",
+            {"attention": {"name": "sasa", "dwc": "mlp"}},
+            r"asks for \{'dwc': True\} of the mlp, which this body has not.*Known: attention, ne",
+        ),
+        ("spikformer", {"attention": {"name": "sasa", "dwc": "mpl"}}, "did you mean 'mlp'"),
+    ],
+)
+def test_what_a_part_cannot_do_for_the_attention_is_refused(name: str, options: dict, message: str):
     with pytest.raises(ValueError, match=message):
         create_model(name, **options)
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from saccade._registry import Part
 from saccade.attention import SpikingAttention
 from saccade.models import (
     MODELS,
@@ -22,7 +23,20 @@ from tests.models.small import fitting, small
 NAMES = MODELS.list()
 DISTINCT = {repr(resolve(name, small(name))): name for name in reversed(NAMES)}
 """Names whose shrunk models differ: some published models differ in size alone."""
-PAIRS = [(n, attention) for n in DISTINCT.values() for attention in fitting(MODELS[n].config)]
+READINGS: list[tuple[str, dict[str, str]]] = [
+    (body, {"name": "sasa", "dwc": place})
+    for body in ("saformer_4_384", "spikformer_4_384")
+    for place in ("parallel", "mlp", "stem", "none")
+] + [
+    (body, {"name": gate, "preset": "paper"})
+    for body in ("ma_gesture_3", "att_res_snn_18", "att_res_snn_18_after_add")
+    for gate in ("ta", "ca", "sa", "tca", "tsa", "csa", "tcsa")
+]
+"""Options of an attention that reach into the body around it."""
+PAIRS = [
+    *((n, attention) for n in DISTINCT.values() for attention in fitting(MODELS[n].config)),
+    *(pytest.param(n, part, id=f"{n}-{'-'.join(part.values())}") for n, part in READINGS),
+]
 
 
 def make(name: str, **options: Any) -> tuple[Any, torch.Tensor]:
@@ -52,7 +66,7 @@ def test_named_size_builds_on_no_memory(name: str):
 
 
 @pytest.mark.parametrize(("name", "attention"), PAIRS)
-def test_any_attention_runs_awake_in_any_body_and_learns(name: str, attention: str):
+def test_any_attention_runs_awake_in_any_body_and_learns(name: str, attention: Part):
     model, x = make(name, attention=attention)
     rates = firing_rates(model, lambda: model(x))
     assert all(LEAST < r < MOST for r in rates.values()), rates
@@ -88,7 +102,7 @@ def test_every_call_starts_at_rest_and_samples_do_not_mix(name: str):
 
 
 @pytest.mark.parametrize(("name", "attention"), PAIRS)
-def test_steps_see_the_future_only_where_the_mechanism_says_so(name: str, attention: str):
+def test_steps_see_the_future_only_where_the_mechanism_says_so(name: str, attention: Part):
     model, x = make(name, attention=attention)
     frames = torch.stack([x, -x] * model.config.T)[: model.config.T]
     later = torch.cat([frames[:-1], -frames[-1:]])
@@ -97,7 +111,7 @@ def test_steps_see_the_future_only_where_the_mechanism_says_so(name: str, attent
 
 
 @pytest.mark.parametrize(("name", "attention"), PAIRS)
-def test_a_description_and_its_weights_are_the_whole_model(name: str, attention: str):
+def test_a_description_and_its_weights_are_the_whole_model(name: str, attention: Part):
     model, x = make(name, attention=attention)
     again = rebuild(json.loads(json.dumps(describe(model)))).double().eval()
     again.load_state_dict(model.state_dict())

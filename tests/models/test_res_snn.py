@@ -8,7 +8,7 @@ import torch
 
 from saccade.attention import Site
 from saccade.models import MODELS, create_model
-from saccade.models.resnet import ResidualBlock, SpikingResNet
+from saccade.models.resnet import ResidualBlock
 from tests.awake import LEAST, MOST, awake, firing_rates
 
 COUNTS = {
@@ -27,7 +27,8 @@ def block(**options: Any) -> tuple[ResidualBlock, torch.Tensor]:
     torch.manual_seed(0)
     site = Site(dim=8, heads=1, T=3, grid=(4, 6), neuron="mem_update")
     x = torch.randn(3, 2, 8, 4, 6, generator=torch.Generator().manual_seed(1)).double()
-    return awake(ResidualBlock(8, site, attention="csa", **options)).double().eval(), x
+    options = {"attention": "csa"} | options
+    return awake(ResidualBlock(8, site, **options)).double().eval(), x
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -118,10 +119,13 @@ def test_dropout_has_one_mask_for_all_steps():
     [
         ({"image_size": 30}, r"multiples of 8.*nearest is \(32, 32\)"),
         ({"widths": (4,)}, "got 1 widths for 2 depths"),
-        ({"stem": "conv3"}, "unknown stem 'conv3'; did you mean 'conv7'"),
+        ({"stem": "conv3"}, "got stem='conv3'; did you mean 'conv7'"),
         ({"shortcut": "avg"}, "unknown shortcut 'avg'; did you mean 'avgpool'"),
-        ({"placement": "after"}, "unknown placement 'after'"),
-        ({"attention": {"name": "csa", "preset": "paper"}}, "expected location='current'"),
+        ({"placement": "after"}, "got placement='after'"),
+        (
+            {"attention": {"name": "csa", "stats": "per_step", "location": "membrane"}},
+            "an addition follows the gate and no neuron, expected 'current'",
+        ),
         ({"attention": {"name": "csa", "ratio_c": 7}}, "ratio_c=7 for C=6"),
     ],
 )
@@ -130,8 +134,35 @@ def test_bad_options_name_the_valid_choice(options: dict, message: str):
         create_model("att_res_snn_18", **SMALL | options)
 
 
-def test_the_papers_statistics_are_an_option_of_the_gate():
-    gate = {"name": "csa", "stats": "per_step", "kernel": 7, "post_relu": False}
-    model = create_model("att_res_snn_18", **SMALL, attention=gate, T=2)
-    assert isinstance(model, SpikingResNet)
-    assert model(torch.rand(1, 3, 16, 24)).shape == (1, 1000)
+@torch.no_grad()
+@pytest.mark.parametrize("placement", ["branch", "after_add"])
+def test_the_papers_block_is_equation_15_or_16(placement: str):
+    # Y = A(F(X)) + X or A(F(X) + X), with A = g_s after g_c of each step
+    paper = {"name": "csa", "preset": "paper"}
+    made, x = block(placement=placement, attention=paper)
+    branch = made.layer2(made.neuron2(made.layer1(made.neuron1(x))))
+    current = branch if placement == "branch" else branch + x
+    gated = []
+    for u in current:  # the gates know one step at a time
+        v = made.gate.c(u[None])[0] * u
+        gated.append(made.gate.s(v[None])[0] * v)
+    want = torch.stack(gated) + (x if placement == "branch" else 0)
+    torch.testing.assert_close(made(x), want, rtol=1e-12, atol=1e-12)
+    assert (torch.stack(gated) < 0).any()  # no ReLU
+
+
+def test_the_papers_gates_of_18_layers_have_its_ratio_and_kernel():
+    with torch.device("meta"):
+        model = create_model("att_res_snn_18", attention={"preset": "paper"})
+    gates = sum(p.numel() for n, p in model.named_parameters() if ".gate." in n)
+    assert gates == sum(2 * (2 * C * (C // 16) + 2 * 49) for C in (64, 128, 256, 512))
+
+
+def test_dropout_takes_whole_channels():
+    model = create_model("att_res_snn_18", **SMALL, dropout=0.5, T=3).double().train()
+    heard: list[torch.Tensor] = []
+    model.head.register_forward_pre_hook(lambda m, args: heard.append(args[0]))
+    model.neuron.register_forward_hook(lambda m, args, s: torch.ones_like(s))
+    torch.manual_seed(0)
+    model(torch.rand(2, 3, 16, 24).double())
+    assert set(heard[0].mean((-2, -1)).unique().tolist()) == {0.0, 2.0}

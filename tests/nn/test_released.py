@@ -79,11 +79,12 @@ def test_a_gate_that_does_nothing_changes_nothing(part: str):
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        ({"name": "ma_lif", "decay": -0.1}, "got decay=-0.1 .*nearest is 0"),
-        ({"name": "mem_update", "decay": 1.1}, "got decay=1.1 .*nearest is 1"),
-        ({"name": "ma_lif", "reset": "soft"}, "unknown reset 'soft'"),
+        ({"name": "ma_lif", "decay": -0.1}, "got decay=-0.1, .*nearest is 0"),
+        ({"name": "mem_update", "decay": 1.1}, "got decay=1.1, .*nearest is 1"),
+        ({"name": "ma_lif", "reset": "soft"}, "got reset='soft'"),
         ({"name": "ma_lif", "output": "spikes"}, "did you mean 'spike'"),
         ({"name": "ma_lif", "reset": "paper", "v_reset": 0.1, "decay": 0.0}, "v_reset=0.1"),
+        ({"name": "ma_lif", "v_reset": 0.1, "decay": 0.0}, "expected reset='paper'"),
         ({"name": "ma_lif", "v_threshold": 0.0}, "v_rest=0.0: a neuron at rest would fire"),
     ],
 )

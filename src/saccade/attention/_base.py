@@ -1,6 +1,7 @@
 """The attention contract: a map from [T B C H W] to the same shape, built for a `Site`."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -24,6 +25,8 @@ class Site:
         T: time steps that the model is built for.
         grid: (H, W) of the tokens; N = H * W.
         neuron: the neuron in use, by name or by name and options.
+        feeds_neuron: whether a neuron follows, on whose membrane a gate may act, and not an
+            addition of currents.
 
     Raises:
         ValueError: for sizes below 1, or heads that do not divide dim.
@@ -34,6 +37,7 @@ class Site:
     T: int = 4
     grid: tuple[int, int] = (8, 8)
     neuron: Part = "lif"
+    feeds_neuron: bool = True
 
     def __post_init__(self) -> None:
         for name, size in (("dim", self.dim), ("heads", self.heads), ("T", self.T)):
@@ -84,8 +88,23 @@ class SpikingAttention(nn.Module, ABC):
         """
 
     def at_membrane(self) -> Gate | None:
-        """What the neuron behind a gate applies between charge and fire; None: nothing."""
+        """What the neuron behind a gate applies between charge and fire; None: nothing.
+
+        None wherever the site feeds no neuron.
+        """
         return None
+
+    @classmethod
+    def asks(cls, options: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+        """Options that other parts of a body get on its behalf, by the part's field; {}: none.
+
+        The configuration of a body sets them and refuses what contradicts them. An attention that
+        is built alone goes without.
+
+        Args:
+            options: those that it is given itself.
+        """
+        return {}
 
     @classmethod
     def for_vectors(cls, site: Site, **options: Any) -> "SpikingAttention | None":

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from saccade._golden import GOLDEN, Arrays, Config, Golden
 from saccade._keymap import KeyMap
+from saccade._registry import one_of
 from saccade._sources import Equation
 from saccade.attention._base import ATTENTION, Site, SpikingAttention
 from saccade.attention.lrf_ssa import (
@@ -29,7 +30,6 @@ from saccade.attention.lrf_ssa import (
     local_field,
     off_grid,
     on_grid,
-    one_of,
 )
 from saccade.nn import Decay, Dendrites, LocalField, Projection, TokenMembrane
 from saccade.nn.local import taps

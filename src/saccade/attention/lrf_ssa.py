@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from saccade._golden import GOLDEN, Arrays, Config, Golden
 from saccade._keymap import KeyMap
-from saccade._registry import nearest
+from saccade._registry import one_of
 from saccade._sources import Equation, Source
 from saccade.attention._base import ATTENTION, Site, SpikingAttention
 from saccade.attention.ssa import mix
@@ -61,17 +61,6 @@ PRESETS = {
 """As the text says, and as published parameter counts say (29 numbers a value channel)."""
 
 
-def one_of(option: str, value: str, known: Sequence[str]) -> str:
-    """`value`, if it is known.
-
-    Raises:
-        ValueError: naming the nearest.
-    """
-    if value not in known:
-        raise ValueError(f"got {option}={value!r}; {nearest(value, list(known))}")
-    return value
-
-
 def local_field(
     site: Site,
     preset: str,
@@ -80,7 +69,7 @@ def local_field(
     shared_heads: bool,
 ) -> tuple[LocalField | None, tuple[int, ...]]:
     """The local receptive field of a site, and its dilations; None where there are none."""
-    p = PRESETS[one_of("preset", preset, list(PRESETS))]
+    p = PRESETS[one_of("preset", preset, PRESETS)]
     wanted = fitted(p.dilations, site.grid) if dilations is None else checked(dilations, site.grid)
     if not wanted:
         return None, ()

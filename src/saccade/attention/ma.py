@@ -1,7 +1,7 @@
 """Multi-dimensional attention: gates over time (T), channel (C) and space (S), one class.
 
 Source: Yao et al., "Attention Spiking Neural Networks", TPAMI 2023, arXiv:2209.13929v1; code
-BICLab/Attention-SNN. Equations: MA-1 to MA-4.
+BICLab/Attention-SNN. Equations: MA-1 to MA-5.
 Axes: T time, B batch, C channel, H W grid; sigma the logistic function; no biases.
 
 Paper and released code are two models, hence two presets:
@@ -13,9 +13,15 @@ Paper and released code are two models, hence two presets:
 
 T acts on the current in both: on the membrane it would need the future. The reset rules differ as
 well; they belong to the neuron (`ma_lif`, option reset).
+
+In a residual block an addition of currents follows the gate and no neuron. The paper's residual
+nets (Att-Res-SNN, Eq. 15 and 16, here MA-5) gate the current there, and so does its preset. That C
+and S keep one statistic a step there is read from Eq. 10 to 13 [inferred]; with T = 1, as in all
+but one of the published residual nets, it makes no difference.
 """
 
 import math
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -23,32 +29,70 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from saccade._keymap import KeyMap
-from saccade._registry import nearest
+from saccade._registry import one_of
 from saccade._sources import Equation
 from saccade.attention._base import ATTENTION, Site, SpikingAttention
 from saccade.nn import Gate
 from saccade.nn.released import MA_SNN
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "official_code": {
-        "ratio_t": 5,
-        "ratio_c": 8,
-        "kernel": 3,
-        "stats": "per_sample",
-        "location": "current",
-        "post_relu": True,
-    },
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What tells the paper's gates from those of the released code; `PRESETS` are the two.
+
+    Fields are the options of `MultiDimensionalGate`; its ratios are those of a long enough axis.
+
+    Raises:
+        ValueError: for an unknown choice, an even kernel, statistics per sample at the membrane.
+    """
+
+    ratio_t: int
+    ratio_c: int
+    kernel: int
+    stats: str
+    location: str
+    post_relu: bool
+
+    def __post_init__(self) -> None:
+        one_of("stats", self.stats, ("per_sample", "per_step"))
+        one_of("location", self.location, ("current", "membrane"))
+        if (self.stats, self.location) == ("per_sample", "membrane"):
+            raise ValueError(
+                "got stats='per_sample' with location='membrane', expected 'per_step': inside the "
+                "neuron's step the later steps are not known"
+            )
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise ValueError(
+                f"got kernel={self.kernel}, expected an odd number; the nearest is "
+                f"{max(1, self.kernel + 1)}"
+            )
+
+    def at(self, site: Site, **given: Any) -> "Settings":
+        """These settings, but for what is given and not None, as they hold at a site.
+
+        Raises:
+            ValueError: as above; for a membrane where the site feeds no neuron.
+        """
+        given = {option: value for option, value in given.items() if value is not None}
+        if not site.feeds_neuron:
+            if given.get("location") == "membrane":
+                raise ValueError(
+                    "got location='membrane' where an addition follows the gate and no neuron, "
+                    "expected 'current', as in the paper's own residual nets (Eq. 15 and 16)"
+                )
+            given.setdefault("location", "current")
+        return replace(self, **given)
+
+
+PRESETS = {
+    "official_code": Settings(
+        ratio_t=5, ratio_c=8, kernel=3, stats="per_sample", location="current", post_relu=True
+    ),
     # the paper's supplement (S2) with its ratio over time could not be read: the code's is kept
-    "paper": {
-        "ratio_t": 5,
-        "ratio_c": 16,
-        "kernel": 7,
-        "stats": "per_step",
-        "location": "membrane",
-        "post_relu": False,
-    },
+    "paper": Settings(
+        ratio_t=5, ratio_c=16, kernel=7, stats="per_step", location="membrane", post_relu=False
+    ),
 }
-CHOICES = {"stats": ("per_sample", "per_step"), "location": ("current", "membrane")}
 
 
 def pooled(x: Tensor, over: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -136,14 +180,16 @@ class MultiDimensionalGate(SpikingAttention):
         ratio_c: C over the hidden width of C's MLP. None: the preset's, or C if that is less.
         kernel: side of S's convolution, odd.
         stats: whether C and S pool over all steps ("per_sample") or each for itself ("per_step").
-        location: where C and S act: "current", or "membrane" (inside the neuron's step).
+        location: where C and S act: "current", or "membrane" (inside the neuron's step). Where
+            the site feeds no neuron both presets have "current".
         post_relu: whether the gated current loses its negative part.
         keep_t, keep_c: share of the gates of T and of C that are kept, the largest; the others
             are set to 0 (the code's winner-take-all, "fbs", which no published net uses).
 
     Raises:
         ValueError: for an unknown choice, a ratio above what it divides, an even kernel, a share
-            outside (0, 1], statistics per sample at the membrane, or another T in a call.
+            outside (0, 1], statistics per sample at the membrane, a membrane where no neuron
+            follows, or another T in a call.
     """
 
     source = MA_SNN
@@ -170,6 +216,12 @@ class MultiDimensionalGate(SpikingAttention):
                 "(14)",
                 "MultiDimensionalGate",
             ),
+            (
+                "MA-5",
+                "Y = A(F(X)) + X in Att-Res-SNN-1, Y = A(F(X) + X) in -2, A = g_s after g_c",
+                "(15-16), on the current; in preset paper that of each step [inferred]",
+                "MultiDimensionalGate",
+            ),
         )
     )
 
@@ -188,27 +240,20 @@ class MultiDimensionalGate(SpikingAttention):
         keep_c: float = 1.0,
     ) -> None:
         super().__init__()
-        if preset not in PRESETS:
-            raise ValueError(f"unknown preset {preset!r}; {nearest(str(preset), list(PRESETS))}")
-        default = PRESETS[preset]
-        self.site = site
-        self.stats = _choice("stats", stats or default["stats"])
-        self.location = _choice("location", location or default["location"])
-        if (self.stats, self.location) == ("per_sample", "membrane"):
-            raise ValueError(
-                "got stats='per_sample' with location='membrane', expected 'per_step': inside the "
-                "neuron's step the later steps are not known"
-            )
-        self.post_relu = default["post_relu"] if post_relu is None else post_relu
+        chosen = PRESETS[one_of("preset", preset, PRESETS)].at(
+            site, kernel=kernel, stats=stats, location=location, post_relu=post_relu
+        )
+        self.site, self.stats, self.location = site, chosen.stats, chosen.location
+        self.post_relu = chosen.post_relu
         self.keep_t, self.keep_c = _share("keep_t", keep_t), _share("keep_c", keep_c)
         per_step = self.stats == "per_step"
         if "T" in self.parts:
-            self.t = Time(site.T, checked_ratio("ratio_t", ratio_t, default["ratio_t"], T=site.T))
+            self.t = Time(site.T, checked_ratio("ratio_t", ratio_t, chosen.ratio_t, T=site.T))
         if "C" in self.parts:
-            ratio = checked_ratio("ratio_c", ratio_c, default["ratio_c"], C=site.dim)
+            ratio = checked_ratio("ratio_c", ratio_c, chosen.ratio_c, C=site.dim)
             self.c = Channel(site.dim, ratio, per_step=per_step)
         if "S" in self.parts:
-            self.s = Space(_odd(kernel or default["kernel"]), per_step=per_step)
+            self.s = Space(chosen.kernel, per_step=per_step)
         self.causal = "T" not in self.parts and per_step
 
     def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B C H W"]:
@@ -238,6 +283,10 @@ class MultiDimensionalGate(SpikingAttention):
             x = self.s(x) * x
         return x if kept is None else x * kept
 
+    def extra_repr(self) -> str:
+        """What the options came to, for printing."""
+        return f"stats={self.stats!r}, location={self.location!r}, post_relu={self.post_relu}"
+
     def adds(self) -> int:
         """Multiply-accumulates: making the gates, and one product an element and dimension."""
         s = self.site
@@ -257,24 +306,10 @@ class MultiDimensionalGate(SpikingAttention):
         return TA(site, **options) if "T" in cls.parts else None
 
 
-def _choice(option: str, value: str) -> str:
-    if value not in CHOICES[option]:
-        raise ValueError(f"unknown {option} {value!r}; {nearest(str(value), [*CHOICES[option]])}")
-    return value
-
-
 def _share(option: str, value: float) -> float:
     if not 0 < value <= 1:
         raise ValueError(f"got {option}={value}, expected a share above 0 and up to 1")
     return value
-
-
-def _odd(kernel: int) -> int:
-    if kernel < 1 or kernel % 2 == 0:
-        raise ValueError(
-            f"got kernel={kernel}, expected an odd number; the nearest is {max(1, kernel + 1)}"
-        )
-    return kernel
 
 
 def checked_ratio(option: str, ratio: int | None, default: int, **size: int) -> int:

@@ -11,14 +11,14 @@ Equations: SASA-S1 to SASA-S3. Evidence: "aggregated" names a sum over one axis;
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saccade._registry import nearest
+from saccade._registry import one_of
 from saccade._sources import Equation, Source
 from saccade.attention._base import ATTENTION, Site, SpikingAttention
 from saccade.nn import DepthwiseConvolution, Projection, merge_heads, split_heads
@@ -41,6 +41,13 @@ AGGREGATES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "product": lambda q, k: (q * k).sum(-2, keepdim=True),
 }
 """Name of the axis summed away -> current of the mask: S1 [.. N 1], S2 and S3 [.. 1 d]."""
+DWC: dict[str, dict[str, dict[str, Any]]] = {
+    "parallel": {},
+    "mlp": {"mlp": {"dwc": True}},
+    "stem": {"stem": {"dwc": True}},
+    "none": {},
+}
+"""Places of the depthwise convolution module -> what is asked of other parts of the body."""
 
 
 def _aggregate_reference(q: Heads, k: Heads, aggregate: str, scale: float) -> Tensor:
@@ -81,9 +88,10 @@ class SASA(SpikingAttention):
         aggregate: the axis summed away: "channel" (S1), "token" (S2, the default) or
             "product" (S3).
         carrier: whose spikes the mask selects, "k" or "q".
-        dwc: "parallel" adds a depthwise 3x3 convolution of the carrier to the masked spikes,
-            None leaves it out. (In the MLP or the stem it is a part of the body: see
-            `saccade.models.saformer`.)
+        dwc: where the depthwise 3x3 convolution stands: "parallel" adds that of the carrier to
+            the masked spikes, "mlp" puts it between the layers of the block's MLP, "stem" behind
+            the stages of the stem, "none" leaves it out. In the MLP and the stem it is asked of
+            the body of a model; built alone, the mechanism is then as with "none".
         scale: on the sum, before the neuron [inferred]. None takes the power of two nearest to
             2 / n for n summed spikes: the mask then fires where a quarter of them is there,
             while a bare sum of many spikes would fire always.
@@ -116,31 +124,25 @@ class SASA(SpikingAttention):
         *,
         aggregate: str = "token",
         carrier: str = "k",
-        dwc: str | None = "parallel",
+        dwc: str = "parallel",
         scale: float | None = None,
         v_threshold: float = 0.5,
     ) -> None:
         super().__init__()
-        if dwc in ("mlp", "stem"):
-            raise ValueError(
-                f"got dwc={dwc!r}, which is a part of the body and not of the attention; build the "
-                f"model with it: create_model('saformer_4_384', **saformer.DWC[{dwc!r}]) from "
-                "saccade.models; here the nearest is 'parallel'"
-            )
-        for name, given, known in (
-            ("aggregate", aggregate, list(AGGREGATES)),
-            ("carrier", carrier, ["k", "q"]),
-            ("dwc", dwc or "none", ["parallel", "none"]),
-        ):
-            if given not in known:
-                raise ValueError(f"got {name}={given!r}; {nearest(given, known)}")
+        self.site, self.aggregate = site, one_of("aggregate", aggregate, AGGREGATES)
+        self.carrier = one_of("carrier", carrier, "kq")
         summed = site.dim // site.heads if aggregate == "channel" else site.tokens
         self.scale = 2.0 ** round(math.log2(2 / summed)) if scale is None else scale
-        self.site, self.aggregate, self.carrier = site, aggregate, carrier
         self.q, self.k = (Projection(site.dim, site.dim, neuron=site.neuron) for _ in "qk")
         self.fire = site.fires(v_threshold=v_threshold)
-        self.dwc = DepthwiseConvolution(site.dim) if dwc == "parallel" else None
+        here = one_of("dwc", dwc, DWC) == "parallel"
+        self.dwc = DepthwiseConvolution(site.dim) if here else None
         self.out = Projection(site.dim, site.dim, bias=True, neuron=site.neuron)
+
+    @classmethod
+    def asks(cls, options: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+        """The depthwise convolution, where it stands in the MLP or the stem."""
+        return DWC[one_of("dwc", options.get("dwc", "parallel"), DWC)]
 
     def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B C H W"]:
         """Integers in, spikes out."""

@@ -1,7 +1,7 @@
 """What every body shares: sizes and parts of its configuration, time first, logits averaged."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from saccade._registry import Part, nearest, split_part
+from saccade._registry import Part, Registry, keywords, nearest, split_part
+from saccade.attention import ATTENTION
+from saccade.nn import NEURON
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,14 +19,16 @@ class BodyConfig:
     """Abstract: what the configuration of any body says.
 
     Args:
-        attention, neuron: parts by name, or {"name": ..., options}.
+        attention, neuron: parts by name, or {"name": ..., options}. What the attention asks of
+            other parts (`SpikingAttention.asks`) is set in them.
         in_channels: of the picture.
         image_size: (H, W) of the picture, in pixels; an int is a square.
         num_classes: K.
         T: time steps that a static picture is shown for.
 
     Raises:
-        ValueError: for a size below 1.
+        ValueError: for a size below 1, or where a part cannot do, or is told not to do, what the
+            attention asks of it.
     """
 
     attention: Part = "none"
@@ -34,7 +38,7 @@ class BodyConfig:
     num_classes: int = 1000
     T: int = 4
 
-    PARTS: ClassVar[tuple[str, ...]] = ("attention", "neuron")
+    PARTS: ClassVar[Mapping[str, Registry[Any]]] = {"attention": ATTENTION, "neuron": NEURON}
     WHOLE: ClassVar[tuple[str, ...]] = ("in_channels", "num_classes", "T")
 
     def __post_init__(self) -> None:
@@ -46,10 +50,37 @@ class BodyConfig:
         for part in self.PARTS:
             name, options = split_part(getattr(self, part))
             object.__setattr__(self, part, {"name": name, **options})
+        name, options = split_part(self.attention)
+        for part, wanted in ATTENTION[name].asks(options).items():
+            object.__setattr__(self, part, self._granted(part, wanted))
         for name in self.WHOLE:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"got {name}={value!r}, expected a whole number of 1 or more")
+
+    def _granted(self, field: str, wanted: Mapping[str, Any]) -> Part:
+        """A part with the options that the attention asks of it."""
+        asking = f"attention {split_part(self.attention)[0]!r}"
+        if field not in self.PARTS:
+            raise ValueError(
+                f"{asking} asks for {dict(wanted)} of the {field}, which this body has not; "
+                + nearest(field, list(self.PARTS))
+            )
+        registry = self.PARTS[field]
+        name, options = split_part(getattr(self, field))
+        for option, value in wanted.items():
+            if option not in keywords(registry[name]):
+                able = [n for n in registry if option in keywords(registry[n])]
+                raise ValueError(
+                    f"{asking} asks the {field} for {option}={value!r}, and {field} {name!r} has "
+                    f"no such option; {nearest(name, able)}"
+                )
+            if options.get(option, value) != value:
+                raise ValueError(
+                    f"got {field} {name!r} with {option}={options[option]!r}, expected {value!r}, "
+                    f"which {asking} asks for: leave one of the two out"
+                )
+        return {"name": name, **options, **wanted}
 
     def _whole(self, *names: str) -> None:
         """Make tuples of fields that hold several whole numbers of 1 or more."""
@@ -143,12 +174,7 @@ class StepDropout(nn.Module):
         return x * nn.functional.dropout(torch.ones_like(x[:1]), self.p)
 
 
-def checked(option: str, value: str, known: Any) -> str:
-    """An option that must be a key of `known`.
-
-    Raises:
-        ValueError: naming the nearest.
-    """
-    if value not in known:
-        raise ValueError(f"unknown {option} {value!r}; {nearest(str(value), list(known))}")
-    return value
+def in_words(part: Part) -> str:
+    """A part as `structure` prints it: its name, then its options."""
+    name, options = split_part(part)
+    return " ".join([name, ", ".join(f"{k}={v}" for k, v in options.items())]).rstrip()

@@ -7,9 +7,9 @@ from itertools import pairwise
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from saccade._registry import Registry, split_part
+from saccade._registry import Registry, one_of, split_part
 from saccade.attention import ATTENTION, Site, SpikingAttention, install
-from saccade.models._body import BodyConfig, SpikingModel, StepDropout, checked
+from saccade.models._body import BodyConfig, SpikingModel, StepDropout, in_words
 from saccade.nn import per_frame
 
 POOL: Registry[Callable[[int], nn.Module]] = Registry("pooling")
@@ -59,7 +59,7 @@ class ConvConfig(BodyConfig):
             raise ValueError(
                 f"got {len(self.pools)} pools for {len(self.channels)} channels, expected one each"
             )
-        checked("pool_at", self.pool_at, POOL_AT)
+        one_of("pool_at", self.pool_at, POOL_AT)
         if min(self.grids()[-1]) < 1:
             whole = 1
             for p in self.pools:
@@ -163,13 +163,12 @@ class SpikingCNN(SpikingModel):
     def structure(self) -> dict[str, str]:
         """The parts in words."""
         c = self.config
-        gate, options = split_part(c.attention)
         pools = ", ".join(map(str, c.pools))
         rows = ", ".join(map(str, (*c.hidden, c.num_classes * c.voters)))
         return {
             "layers": f"3x3 convolutions to {', '.join(map(str, c.channels))} channels",
             "pooling": f"{c.pooling} by {pools}, of the {c.pool_at}",
-            "gate": f"{gate} " + ", ".join(f"{k}={v}" for k, v in options.items()),
+            "gate": in_words(c.attention),
             "neuron": split_part(c.neuron)[0],
             "head": f"fully connected {rows}; mean over steps"
             f"{' and voters' if c.voters > 1 else ''}, {c.num_classes} classes",

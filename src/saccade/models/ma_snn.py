@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from saccade._golden import GOLDEN, Arrays, Config, Golden
 from saccade._keymap import KeyMap
-from saccade._registry import nearest
+from saccade._registry import one_of
 from saccade._sources import Result
 from saccade.attention import Site, SpikingAttention, install, ma
 from saccade.models._base import MODELS, ModelEntry
@@ -175,19 +175,11 @@ def outward(x: Tensor, config: Config) -> Tensor:
     return x[..., 0, 0] if len(config["layout"].split(",")) == 3 else x
 
 
-def _gate_options(config: Config) -> dict[str, Any]:
-    """The constructor's ratios; where it names none, the official default."""
-    args = config["args"]
-    given = {"ratio_t": args.get("t_ratio"), "ratio_c": args.get("c_ratio")}
-    return {k: v for k, v in given.items() if v is not None}
-
-
 def _build_gate(config: Config, arrays: Arrays) -> nn.Module:
-    options = {"ratio_t": 16, "ratio_c": 16} | _gate_options(config)
-    name = str(config["cls"]).lower()
-    needed = {"ratio_t": "t" in name, "ratio_c": "c" in name}
-    part = {k: v for k, v in options.items() if needed[k]}
-    return install(_sized(arrays), {"name": name, **part})
+    """One of the seven wrappers; a gate leaves the ratio of an axis that it has not."""
+    args = config["args"]
+    ratios = {"ratio_t": args.get("t_ratio", 16), "ratio_c": args.get("c_ratio", 16)}
+    return install(_sized(arrays), {"name": str(config["cls"]).lower(), **ratios})
 
 
 def _build_map(config: Config, arrays: Arrays) -> nn.Module:
@@ -199,9 +191,7 @@ def _build_map(config: Config, arrays: Arrays) -> nn.Module:
         ),
         "SpatialAttention": lambda: ma.Space(args.get("kernel_size", 3), per_step=False),
     }
-    if (cls := config["cls"]) not in maps:
-        raise ValueError(f"unknown class {cls!r}; {nearest(cls, list(maps))}")
-    return maps[cls]()
+    return maps[one_of("cls", config["cls"], maps)]()
 
 
 def gate_part(name: str, config: Config) -> dict[str, Any]:

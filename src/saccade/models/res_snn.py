@@ -40,7 +40,7 @@ def _net_keys() -> KeyMap:
             (r"fc\.(weight|bias)", r"head.linear.\1"),
         )
     )
-    for stage in range(8):
+    for stage in range(4):
         keys += BLOCK.under(rf"conv{stage + 2}_x\.(\d+)\.", rf"stages.{stage}.\1.")
     return keys
 
@@ -118,7 +118,8 @@ for _layers, _depths in DEPTHS.items():
         about=f"Att-Res-SNN-{_layers}, first placement: gates on the branch, ImageNet",
         results=_ATT_RESULTS[_layers],
         keys=KEYS,
-        note="The released gates end in a ReLU, so a branch only ever adds.",
+        note="The released gates end in a ReLU, so a branch only ever adds; those of the preset "
+        "'paper' do not.",
     )
     _add(
         f"att_res_snn_{_layers}_after_add",
@@ -176,9 +177,8 @@ def _build_cell(config: Config, arrays: Arrays) -> nn.Module:
     """PruningCell: a gate, or with `fbs` the winners of its maps and no ReLU."""
     args = config["args"]
     T, _, dim, H, W = arrays["input"].shape
-    name = str(args["attention"]).lower()
-    ratios = {"ratio_t": args["t_ratio"], "ratio_c": args["c_ratio"]}
-    part = {k: v for k, v in ratios.items() if k[-1] in name.removesuffix("a")}
+    part: dict[str, Any] = {"name": str(args["attention"]).lower()}
+    part |= {"ratio_t": args["t_ratio"], "ratio_c": args["c_ratio"]}
     if args.get("fbs"):
         if not args.get("reserve_coefficient", True):
             raise ValueError("got reserve_coefficient false, expected true: no other file is known")
@@ -188,7 +188,7 @@ def _build_cell(config: Config, arrays: Arrays) -> nn.Module:
             "post_relu": False,
         }
     site = Site(dim=dim, heads=1, T=T, grid=(H, W), neuron="mem_update")
-    return install(site, {"name": name, **part})
+    return install(site, part)
 
 
 def _build_isometry(config: Config, arrays: Arrays) -> nn.Module:

@@ -1,17 +1,16 @@
 """The residual body: membrane shortcuts, gates on the branch or behind the addition."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from math import ceil
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from saccade._registry import Part, Registry, split_part
+from saccade._registry import Part, Registry, one_of, split_part
 from saccade.attention import Site, install
-from saccade.models._body import BodyConfig, SpikingModel, StepDropout, checked
-from saccade.nn import Head, per_frame
+from saccade.models._body import BodyConfig, SpikingModel, StepDropout, in_words
+from saccade.nn import Head, make_neuron, per_frame
 
 
 class StemConv(NamedTuple):
@@ -62,7 +61,7 @@ class ResNetConfig(BodyConfig):
             (Att-Res-SNN-2).
         norm_scale: initial weight of the batch norms; the threshold, 0.5, in the official codes.
         branch_scale: that of a block's last batch norm.
-        dropout: share dropped in front of the head.
+        dropout: share of the channels dropped between the mean over the grid and the head.
         attention: a gate.
         neuron, in_channels, image_size, num_classes, T: those of `BodyConfig`.
 
@@ -79,9 +78,7 @@ class ResNetConfig(BodyConfig):
     norm_scale: float = 0.5
     branch_scale: float = 0.1
     dropout: float = 0.0
-    neuron: Part = field(default_factory=lambda: {"name": "mem_update"})
-
-    WHOLE = BodyConfig.WHOLE
+    neuron: Part = "mem_update"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -90,8 +87,8 @@ class ResNetConfig(BodyConfig):
             raise ValueError(
                 f"got {len(self.widths)} widths for {len(self.depths)} depths, expected one each"
             )
-        checked("stem", self.stem, STEMS)
-        checked("placement", self.placement, PLACEMENT)
+        one_of("stem", self.stem, STEMS)
+        one_of("placement", self.placement, PLACEMENT)
         by = 2 ** (1 + len(self.depths))
         if any(side < 1 or side % by for side in self.size):
             fit = tuple(max(by, round(side / by) * by) for side in self.size)
@@ -127,8 +124,8 @@ class ResidualBlock(nn.Module):
         placement, shortcut: see `ResNetConfig`.
         norm_scale, branch_scale: initial weights of the batch norms.
 
-    Raises:
-        ValueError: for a gate at the membrane: behind it stands an addition, not a neuron.
+    Behind the gate's place stands an addition and no neuron, so gates act on the current there,
+    the paper's too: its Eq. 15 and 16 put them in front of the addition and behind it.
     """
 
     def __init__(
@@ -150,13 +147,8 @@ class ResidualBlock(nn.Module):
         self.layer1 = ConvNorm(first, dim, scale=norm_scale)
         second = nn.Conv2d(dim, dim, 3, padding=1, bias=False)
         self.layer2 = ConvNorm(second, dim, scale=branch_scale)
-        self.gate = install(site, attention, kind="gate")
-        if self.gate.at_membrane() is not None:
-            raise ValueError(
-                "got a gate with location='membrane' in a residual block, expected "
-                "location='current': an addition follows the gate, not a neuron"
-            )
-        self.place = PLACEMENT[checked("placement", placement, PLACEMENT)]
+        self.gate = install(replace(site, feeds_neuron=False), attention, kind="gate")
+        self.place = PLACEMENT[one_of("placement", placement, PLACEMENT)]
         changes = stride != 1 or c_in != dim
         self.shortcut = (
             ConvNorm(SHORTCUT[shortcut](c_in, dim, stride), dim, scale=norm_scale)
@@ -179,7 +171,7 @@ class SpikingResNet(SpikingModel):
         super().__init__()
         c = self.config = config
         self.stem = _stem(c)
-        grid = (ceil(c.size[0] / 2), ceil(c.size[1] / 2))
+        grid = (c.size[0] // 2, c.size[1] // 2)
         stages, c_in = [], c.widths[0]
         for depth, dim in zip(c.depths, c.widths, strict=True):
             grid = (grid[0] // 2, grid[1] // 2)
@@ -188,7 +180,7 @@ class SpikingResNet(SpikingModel):
             stages.append(nn.Sequential(*blocks))
             c_in = dim
         self.stages = nn.Sequential(*stages)
-        self.neuron = site.fires()
+        self.neuron = make_neuron(c.neuron)
         self.dropout = StepDropout(c.dropout)
         self.head = Head(c.widths[-1], c.num_classes)
 
@@ -207,20 +199,19 @@ class SpikingResNet(SpikingModel):
 
     def steps(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B K"]:
         """Logits of each step."""
-        spikes = self.neuron(self.stages(self.stem(x)))
-        logits: Tensor = self.head(self.dropout(spikes))
+        rates = self.neuron(self.stages(self.stem(x))).mean((-2, -1), keepdim=True)
+        logits: Tensor = self.head(self.dropout(rates))
         return logits
 
     def structure(self) -> dict[str, str]:
         """The parts in words."""
         c = self.config
-        gate, options = split_part(c.attention)
         return {
             "stem": f"{c.stem}, {c.widths[0]} channels",
             "stages": f"{', '.join(map(str, c.depths))} blocks of "
             f"{', '.join(map(str, c.widths))} channels; currents are added",
             "shortcut": c.shortcut,
-            "gate": f"{gate} at {c.placement} " + ", ".join(f"{k}={v}" for k, v in options.items()),
+            "gate": f"{in_words(c.attention)} at {c.placement}",
             "neuron": split_part(c.neuron)[0],
             "head": f"mean over grid and steps, linear to {c.num_classes} classes",
         }

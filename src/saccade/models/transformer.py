@@ -1,14 +1,15 @@
 """The transformer body: stem, blocks of attention and MLP, head. It knows parts by name only."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from saccade._registry import Part, Registry, split_part
 from saccade.attention import Site, install
-from saccade.models._body import BodyConfig, SpikingModel
+from saccade.models._body import BodyConfig, SpikingModel, in_words
 from saccade.nn import MLPS, STEM, Head, Projection, Stem
 
 Init = Callable[[nn.Module], None]
@@ -43,7 +44,7 @@ class TransformerConfig(BodyConfig):
     neuron: Part = "lif"
     projection_init: str = "kaiming_uniform"
 
-    PARTS = ("stem", "mlp", *BodyConfig.PARTS)
+    PARTS: ClassVar[Mapping[str, Registry[Any]]] = {"stem": STEM, "mlp": MLPS, **BodyConfig.PARTS}
     WHOLE = ("dim", "depth", "heads", *BodyConfig.WHOLE)
 
 
@@ -104,12 +105,12 @@ class SpikingTransformer(SpikingModel):
     def structure(self) -> dict[str, str]:
         """The parts in words."""
         c, (H, W) = self.config, self.stem.grid
-        attention, options = split_part(c.attention)
+        attention, _ = split_part(c.attention)
         return {
             "stem": f"{split_part(c.stem)[0]} -> {c.dim} channels on a grid of {H} x {W} tokens",
             "blocks": f"{c.depth} x [{attention} with {c.heads} heads, MLP x{c.mlp_ratio:g}]; "
             "branches are added (integers)",
-            "attention": f"{attention} " + ", ".join(f"{k}={v}" for k, v in options.items()),
+            "attention": in_words(c.attention),
             "neuron": split_part(c.neuron)[0],
             "head": f"mean over tokens and steps, linear to {c.num_classes} classes",
         }

@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from saccade._golden import GOLDEN, Arrays, Config, Golden
-from saccade._registry import nearest
+from saccade._registry import one_of
 from saccade._sources import Equation, Source
-from saccade.nn.neurons import NEURON, Gate, Neuron
+from saccade.nn.neurons import NEURON, Gate, Neuron, make_neuron
 
 MA_SNN = Source(
     key="yao2023attention",
@@ -79,7 +79,8 @@ class MALIF(Neuron):
         alpha: 1 / (2 lens): 2 for Gesture and Gait, 1 for CIFAR10-DVS.
 
     Raises:
-        ValueError: for a decay outside [0, 1], or an unknown reset or output.
+        ValueError: for a decay outside [0, 1], an unknown reset or output, or a v_reset that the
+            rule does not use or that no membrane decays to.
     """
 
     about = "LIF of TA-SNN and MA-SNN: resets to the threshold, then decays"
@@ -98,10 +99,10 @@ class MALIF(Neuron):
         alpha: float | None = 2.0,
     ) -> None:
         _check_decay(decay)
-        for option, value, known in (("reset", reset, RESETS), ("output", output, OUTPUTS)):
-            if value not in known:
-                raise ValueError(f"unknown {option} {value!r}; {nearest(str(value), list(known))}")
-        if reset == "paper" and v_reset and not decay:
+        one_of("reset", reset, RESETS)
+        if v_reset and reset != "paper":
+            raise ValueError(f"got v_reset={v_reset} with reset={reset!r}, expected reset='paper'")
+        if v_reset and not decay:
             raise ValueError(
                 f"got v_reset={v_reset} with decay=0, expected v_reset=0 or a decay above 0"
             )
@@ -114,7 +115,7 @@ class MALIF(Neuron):
             surrogate=surrogate,
             alpha=alpha,
         )
-        self.decay, self.drift, self.output = decay, drift, output
+        self.decay, self.drift, self.output = decay, drift, one_of("output", output, OUTPUTS)
 
     def charge(self) -> tuple[float, float]:
         """Both are constants."""
@@ -203,8 +204,8 @@ class MemUpdate(Neuron):
 def _check_decay(decay: float) -> None:
     if not 0 <= decay <= 1:
         raise ValueError(
-            f"got decay={decay} (alpha of the released code), expected a number from 0 to 1; the "
-            f"nearest is {0.0 if decay < 0 else 1.0:g}"
+            f"got decay={decay}, expected a number from 0 to 1; the nearest is "
+            f"{0.0 if decay < 0 else 1.0:g}"
         )
 
 
@@ -230,11 +231,11 @@ def mem_update_part(config: Config) -> dict[str, Any]:
 
 
 def _build_ma_lif(config: Config, arrays: Arrays) -> nn.Module:
-    return MALIF(**{k: v for k, v in ma_lif_part(config).items() if k != "name"})
+    return make_neuron(ma_lif_part(config))
 
 
 def _build_mem_update(config: Config, arrays: Arrays) -> nn.Module:
-    return MemUpdate(**{k: v for k, v in mem_update_part(config).items() if k != "name"})
+    return make_neuron(mem_update_part(config))
 
 
 def batch_first(x: Tensor, config: Config) -> Tensor:
