@@ -81,11 +81,12 @@ def _fire_with(mix: Callable[..., Tensor], lif: Callable[..., tuple[Tensor, Tens
         gain: float | Tensor,
         fire: Fire,
     ) -> Tokens:
-        current = mix(*(split_heads(x, heads) for x in (q, k, v)), scale)
-        spikes: Tensor = lif(
-            merge_heads(current, (q.shape[-2], q.shape[-1])), None, decay, gain, fire
-        )[0]
-        return spikes
+        # spikes may come as int8, whose products would overflow
+        wide = (x if x.is_floating_point() else x.float() for x in (q, k, v))
+        current = mix(*(split_heads(x, heads) for x in wide), scale)
+        merged = merge_heads(current, (q.shape[-2], q.shape[-1]))
+        spikes: Tensor = lif(merged, None, decay, gain, fire)[0]
+        return spikes.to(q.dtype)
 
     return fire_mix
 
@@ -128,6 +129,7 @@ class SSA(SpikingAttention):
 
     source = SPIKFORMER
     golden = "official"
+    takes_integers = True
     equations = (
         Equation(
             name="SSA-1",

@@ -152,7 +152,8 @@ class Head(nn.Module):
     def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B K"]:
         """Real-valued logits; averaging them over T is the caller's."""
         # tokens as one axis with channels last: the gradient of the mean then lies as x does
-        logits: Tensor = self.linear(x.permute(0, 1, 3, 4, 2).flatten(2, 3).mean(2))
+        tokens = x.permute(0, 1, 3, 4, 2).flatten(2, 3)
+        logits: Tensor = self.linear(tokens.mean(2, dtype=self.linear.weight.dtype))
         return logits
 
 

@@ -27,6 +27,7 @@ class Op:
         additions: of a call's arguments and result, the synaptic additions that it took: an
             integer input n counts n. None where the op moves no spikes through synapses.
         dense: of a call's arguments, its multiply-accumulates were every input real-valued.
+        learns: whether its variants have gradients; False for what only inference uses.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Op:
     example: Callable[[], tuple[Any, ...]]
     additions: Callable[[tuple[Any, ...], Any], float] | None = None
     dense: Callable[[tuple[Any, ...]], float] | None = None
+    learns: bool = True
     variants: dict[str, tuple[Fn, Refusal]] = field(default_factory=dict)
     tolerances: dict[str, float] = field(default_factory=dict)
 
