@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from torch import Tensor, nn
 
 from saccade._keymap import KeyMap
@@ -25,7 +25,7 @@ from saccade.ops._op import Fn
 from saccade.ops._triton import AVAILABLE
 
 Heads = Float[Tensor, "T B h N d"]
-Tokens = Float[Tensor, "T B C H W"]
+Tokens = Real[Tensor, "T B C H W"]
 
 
 def _mix_reference(q: Heads, k: Heads, v: Heads, scale: float) -> Heads:
@@ -175,7 +175,7 @@ class SSA(SpikingAttention):
         self.fire = site.fires(v_threshold=v_threshold)
         self.out = Projection(site.dim, site.dim, bias=out_bias, neuron=site.neuron)
 
-    def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B C H W"]:
+    def forward(self, x: Tokens) -> Tokens:
         """Integers in, spikes out."""
         if type(self.query) is nn.Identity and self.fire.fuses:
             q, k, v = self.q(x), self.k(x), self.v(x)

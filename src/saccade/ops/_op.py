@@ -6,6 +6,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 Fn = Callable[..., Any]
 Refusal = Callable[..., str | None]
 """Takes the arguments of a call; says why a variant cannot run them, or None where it can."""
@@ -76,7 +78,7 @@ class Op:
 
     def choose(self, *args: Any) -> str:
         """Name of the variant that a call with these arguments would run."""
-        if not _REFERENCE_ONLY.get():
+        if torch.compiler.is_compiling() or not _REFERENCE_ONLY.get():
             for name, (_, refuses) in self.variants.items():
                 if refuses(*args) is None:
                     return name
@@ -86,7 +88,8 @@ class Op:
         name = self.choose(*args)
         fn = self.reference if name == "reference" else self.variants[name][0]
         out = fn(*args)
-        if (listener := _LISTENER.get()) is not None:
+        # torch.compile cannot trace context variables: what it compiled is heard by nobody
+        if not torch.compiler.is_compiling() and (listener := _LISTENER.get()) is not None:
             listener(self, args, out)
         return out
 
