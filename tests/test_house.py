@@ -103,6 +103,7 @@ def test_public_names_are_these():
     offered = {
         "create_attention",
         "create_model",
+        "explain",
         "list_attention",
         "list_models",
         "load",

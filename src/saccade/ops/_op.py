@@ -13,6 +13,7 @@ Refusal = Callable[..., str | None]
 Listener = Callable[["Op", tuple[Any, ...], Any], None]
 _REFERENCE_ONLY: ContextVar[bool] = ContextVar("reference_only", default=False)
 _LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
+_WITHIN: ContextVar[tuple["Op", ...]] = ContextVar("within", default=())
 OPS: dict[str, "Op"] = {}
 
 
@@ -36,6 +37,7 @@ class Op:
     dense: Callable[[tuple[Any, ...]], float] | None = None
     variants: dict[str, tuple[Fn, Refusal]] = field(default_factory=dict)
     tolerances: dict[str, float] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.name in OPS:
@@ -59,9 +61,13 @@ class Op:
 
         return add
 
+    def lacks(self, name: str, why: str) -> None:
+        """Say why a variant is not even registered here, such as a package that is missing."""
+        self.absent[name] = why
+
     def explain(self, *args: Any) -> dict[str, str]:
         """What a call with these arguments would do: variant -> "runs", or why it does not."""
-        verdicts: dict[str, str] = {}
+        verdicts = dict(self.absent)
         runs = "reference" if _REFERENCE_ONLY.get() else ""
         for name, (_, refuses) in self.variants.items():
             why = "inside reference_only()" if runs == "reference" else refuses(*args)
@@ -83,9 +89,14 @@ class Op:
     def __call__(self, *args: Any) -> Any:
         name = self.choose(*args)
         fn = self.reference if name == "reference" else self.variants[name][0]
-        out = fn(*args)
-        if (listener := _LISTENER.get()) is not None:
-            listener(self, args, out)
+        if (listener := _LISTENER.get()) is None:
+            return fn(*args)
+        token = _WITHIN.set((*_WITHIN.get(), self))
+        try:
+            out = fn(*args)
+        finally:
+            _WITHIN.reset(token)
+        listener(self, args, out)
         return out
 
 
@@ -97,6 +108,11 @@ def reference_only() -> Iterator[None]:
         yield
     finally:
         _REFERENCE_ONLY.reset(token)
+
+
+def within() -> tuple[Op, ...]:
+    """The ops whose calls are under way, outermost first; known only while somebody listens."""
+    return _WITHIN.get()
 
 
 @contextmanager
