@@ -13,6 +13,7 @@ from saccade.models import ConvConfig, ResNetConfig, TransformerConfig
 ROOT = Path(saccade.__file__).parent
 FLOORS = [
     {"_registry", "_sources", "_keymap", "_golden"},
+    {"kernels"},
     {"ops", "data"},
     {"nn"},
     {"attention"},
@@ -20,6 +21,7 @@ FLOORS = [
     {"analysis", "verify", "convert"},
     {"train"},
     {"report"},
+    {"bench"},
     {"catalogue", "_flags"},
     {"cli"},
     {"__main__"},
@@ -27,6 +29,8 @@ FLOORS = [
 """As docs/architecture.md has them; a floor imports only floors below it, and itself."""
 BESIDE = {"data": {"_registry", "_sources", "_keymap", "_golden"}, "report": set()}
 """Folders that know less than their floor would let them."""
+LONG = {"kernels": 200}
+"""Lines of a function where it is a kernel: those cannot call much."""
 MAX_FILE, MAX_FUNCTION, MAX_FIELDS, MAX_NAMES = 400, 60, 15, 12
 FILES = sorted(ROOT.rglob("*.py"))
 by_file = pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -69,9 +73,10 @@ def test_imports_go_down(path: Path):
 def test_files_and_functions_stay_small(path: Path):
     text = path.read_text()
     assert text.count("\n") <= MAX_FILE
+    most = LONG.get(room(path.relative_to(ROOT).parts), MAX_FUNCTION)
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
-            assert (node.end_lineno or 0) - node.lineno < MAX_FUNCTION, node.name
+            assert (node.end_lineno or 0) - node.lineno < most, node.name
 
 
 @by_file
