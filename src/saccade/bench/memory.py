@@ -54,4 +54,5 @@ def peak(call: Callable[[], Any], device: torch.device, before: Iterable[Tensor]
         return most
     with LiveBytes(before) as live:
         call()
-    return live.peak
+    most = live.peak
+    return most
