@@ -25,12 +25,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from saccade.attention import SpikingAttention, create_attention
 from saccade.attention.ssa import SSA, mix
+from saccade.bench import peak, require_equal
 from saccade.nn import split_heads
 from saccade.ops import token_scan
 
@@ -60,42 +58,6 @@ CASES: dict[str, tuple[str, dict[str, Any], Any, str | None]] = {
     "LRF-Dyn dendritic, scan": ("lrf_dyn", {}, token_scan, "scan"),
     "LRF-Dyn dendritic, FFT": ("lrf_dyn", {}, token_scan, "fft"),
 }
-
-
-class LiveBytes(TorchDispatchMode):
-    """Adds up the storages that are alive after each operation."""
-
-    def __init__(self, before: list[Tensor]) -> None:
-        super().__init__()
-        self.ours: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.before = {t.untyped_storage()._cdata for t in before}
-        self.peak = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        self.ours = {k: held for k, held in self.ours.items() if not held[0].expired()}
-        for t in tree_leaves(out):
-            if isinstance(t, Tensor):
-                storage = t.untyped_storage()
-                if storage._cdata not in self.before:
-                    self.ours[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self.peak = max(self.peak, sum(size for _, size in self.ours.values()))
-        return out
-
-
-def peak(call: Callable[[], Any], device: torch.device, before: list[Tensor]) -> int:
-    """Bytes that `call` holds at its worst, beyond what was held before it."""
-    call()  # libraries allocate their workspaces once
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        held = torch.cuda.memory_allocated()
-        call()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - held
-    with LiveBytes(before) as live:
-        call()
-    return live.peak
 
 
 def product(attention: SpikingAttention, spikes: Tensor) -> Callable[[], Any]:
@@ -133,16 +95,8 @@ def measure(label: str, N: int, args: argparse.Namespace) -> dict[str, Any]:
 
 def gate() -> None:
     """No number without equality: the paths that are compared compute the same."""
-    torch.manual_seed(0)
-    q, k, v = (torch.rand(2, 1, 2, 30, 8).round() for _ in range(3))
-    fast = mix.variants["reassociated"][0](q, k, v, 0.125)
-    if not torch.equal(mix.reference(q, k, v, 0.125), fast):
-        raise SystemExit("the two orders of SSA differ: no measurement")
-    tok, *system = token_scan.example()
-    for variant, _ in token_scan.variants.values():
-        torch.testing.assert_close(
-            variant(tok, *system), token_scan.reference(tok, *system), rtol=1e-9, atol=1e-9
-        )
+    for _, _, op, variant in CASES.values():
+        require_equal(op, variant or "reference", torch.device("cpu"))
 
 
 def markdown(rows: list[dict[str, Any]], conditions: dict[str, Any]) -> str:

@@ -93,8 +93,8 @@ def flips() -> dict[str, float]:
     rates = {}
     outs = []
     for x in (y, y.float()):
-        norm = Norm(weight=torch.full((512,), 1.3, device=DEVICE), bias=torch.full((512,), 0.4, device=DEVICE),
-                    running_mean=torch.zeros(512, device=DEVICE), running_var=torch.ones(512, device=DEVICE),
+        weight, bias, mean, var = (torch.full((512,), v, device=DEVICE) for v in (1.3, 0.4, 0, 1))
+        norm = Norm(weight=weight, bias=bias, running_mean=mean * 1.0, running_var=var * 1.0,
                     training=True)  # fmt: skip
         f = norm_lif if x is y else norm_lif.reference
         outs.append(f(x, norm, 0.5, 0.5, Fire(), 4, False).float())

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from saccade.cli import build_parser, main
+from saccade.ops import OPS
 from saccade.train.recipe import parse_recipe
 from tests.train.tiny import MODEL, log_rows, write_pictures, write_recipe
 
@@ -20,11 +21,25 @@ FLAGS = {
     "eval": ["--data-root", "--device", "--json"],
     "predict": ["--invert", "--json", "--top"],
     "list": ["--json"],
-    "show": [],
+    "show": ["--paths"],
     "cite": [],
     "verify": ["--json"],
     "convert": ["--model", "--out"],
     "report": [],
+    "bench": [
+        *(
+            "--batch",
+            "--device",
+            "--graph",
+            "--json",
+            "--n",
+            "--out",
+            "--paths",
+            "--precision",
+            "--products",
+        ),
+        *("--profile", "--scale", "--size"),
+    ],
     "doctor": ["--json"],
 }
 """A flag that goes away or changes its name breaks somebody's script: say so in the changelog."""
@@ -182,6 +197,11 @@ def test_several_seeds_give_a_run_each_and_a_summary(
         (["report", "nothing"], "nothing"),
         (["list", "model"], "unknown kind 'model'; did you mean 'models'?"),
         (["show", "spikformer_8_511"], "did you mean 'spikformer_8_512'?"),
+        (["bench", "train", "spikformer_4_383"], "did you mean 'spikformer_4_384'?"),
+        (["bench", "train"], "takes the name of a model"),
+        (["bench", "ops", "--batch", "2"], "bench ops takes no batch; it has --size"),
+        (["bench", "infer", "ssa", "--scale", "T=a"], "expected a list like T=1,2,4,8"),
+        (["bench", "ops", "--graph", "--device", "cpu"], "got a CUDA graph on cpu"),
         (["convert", "a.pth", "--model", "spikformer", "--out", "b"], "no checkpoint at a.pth"),
     ],
 )
@@ -221,6 +241,48 @@ def test_the_doctor_answers_in_words_and_in_json(capsys: Captured):
     assert main(["doctor"]) == 0
     printed = capsys.readouterr().out
     assert all(value in printed for rows in facts.values() for value in rows.values())
+
+
+def test_the_doctor_says_why_a_variant_cannot_run(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(OPS["lif"].absent, "quantum", "no such machine")
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.split()[:2] == ["lif:", "quantum"] and "no such" in line for line in lines)
+    assert any("triton" in line for line in lines)
+    assert any(line.split()[0] == "numba" for line in lines)
+
+
+def test_show_says_which_paths_a_model_takes(capsys: Captured):
+    assert main(["show", "spikformer_2_256_dvs", "--paths"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("one forward pass") == 2
+    assert printed.index("training mode") < printed.index("evaluation mode")
+    assert "norm_lif" in printed
+
+
+SMALL = ["dim=16", "depth=1", "heads=2", "T=2", "image_size=16", "num_classes=3"]
+
+
+def test_bench_prints_a_table_and_writes_json(capsys: Captured):
+    words = ["bench", "infer", "spikformer_4_384", *SMALL, "--batch", "2", "--n", "1"]
+    assert main([*words, "--device", "cpu", "--out", "deep/a.json"]) == 0
+    assert "images/s" in capsys.readouterr().out
+    written = json.loads(Path("deep/a.json").read_text())
+    assert [row["path"] for row in written["rows"]] == ["fast", "reference"]
+    assert written["conditions"]["model"]["config"]["dim"] == 16
+    assert main(["bench", "ops", "lif", "--n", "1", "--device", "cpu", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["op"] == "lif"
+
+
+def test_bench_over_a_scale_draws_it(capsys: Captured):
+    words = ["bench", "train", "spikformer_4_384", *SMALL, "--batch", "2", "--n", "1"]
+    words += ["--device", "cpu", "--scale", "T=1,3", "--out", "t.json", "--paths", "fast"]
+    assert main(words) == 0
+    assert "time grows as T^" in capsys.readouterr().out.replace("\n", " ")
+    assert Path("t.png").read_bytes().startswith(b"\x89PNG")
+    assert [row["T"] for row in json.loads(Path("t.json").read_text())["rows"]] == [1, 3]
 
 
 def test_verify_reports_broken_and_unknown_files_as_json_and_fails(capsys: Captured):

@@ -56,7 +56,7 @@ def test_every_command_of_the_readme_runs_in_order(desk: Path):
         ran.append(words[0])
     assert set(ran) == {
         *("train", "eval", "predict", "list", "show", "cite", "verify", "convert"),
-        *("report", "doctor"),
+        *("report", "bench", "doctor"),
     }
     run = desk / "runs" / "digits-s0"
     files = {path.name for path in run.iterdir()}

@@ -23,6 +23,7 @@ _RUN: tuple[Sequence[str], dict[str, Any]] = (
     ["run"],
     {"metavar": "RUN", "help": "folder of a run, or a .safetensors file"},
 )
+_BENCH = ("ops", "train", "infer")
 FLAGS: dict[str, tuple[str, Options]] = {
     "train": (
         "Train a recipe, test it once at the end, and write a report.\n\n"
@@ -115,7 +116,17 @@ FLAGS: dict[str, tuple[str, Options]] = {
     "show": (
         "Explain a model, an attention, a neuron or a recipe: structure, parameters, paper, "
         "published results.\n\n  saccade show spikformer_8_512",
-        ((["name"], {"metavar": "NAME", "help": "see `saccade list`"}),),
+        (
+            (["name"], {"metavar": "NAME", "help": "see `saccade list`"}),
+            (
+                ["--paths"],
+                {
+                    "action": "store_true",
+                    "help": "run a model once and show which variant of every op ran, and why "
+                    "the others did not",
+                },
+            ),
+        ),
     ),
     "cite": (
         "Print the BibTeX of what models, mechanisms, recipes or runs rest on.\n\n"
@@ -142,6 +153,68 @@ FLAGS: dict[str, tuple[str, Options]] = {
     "report": (
         "Write the report page of a finished run again.",
         ((["run"], {"metavar": "RUN", "help": "folder of a finished run"}),),
+    ),
+    "bench": (
+        "Time ops, training steps or inference. What differs from its reference is not timed.\n\n"
+        "  saccade bench ops --size cifar              every variant of every op\n"
+        '  saccade bench ops "lif*" --size imagenet\n'
+        "  saccade bench train spikformer_4_384 image_size=32 num_classes=10 --batch 64\n"
+        "  saccade bench infer spikformer_4_384 --scale tokens=64,256,1024 --out tokens.json",
+        (
+            (["what"], {"metavar": "WHAT", "choices": _BENCH, "help": "ops, train or infer"}),
+            (["name"], {"metavar": "NAME", "nargs": "?", "help": "model; or pattern of ops"}),
+            (
+                ["overrides"],
+                {"metavar": "KEY=VALUE", "nargs": "*", "help": "options of the model"},
+            ),
+            (["--size"], {"metavar": "SIZE", "help": "of ops: small, cifar or imagenet"}),
+            (["--batch"], {"type": int, "metavar": "B", "help": "of a model (default: 32)"}),
+            (
+                ["--paths"],
+                {
+                    "metavar": "LIST",
+                    "help": "of a model: fast, reference (default: both, with their ratio)",
+                },
+            ),
+            (
+                ["--precision"],
+                {
+                    "default": "float32",
+                    "metavar": "DTYPE",
+                    "help": "float32, bfloat16 or float16 (default: float32)",
+                },
+            ),
+            _DEVICE,
+            (
+                ["--n"],
+                {"type": int, "default": 10, "metavar": "N", "help": "samples (default: 10)"},
+            ),
+            (
+                ["--graph"],
+                {"action": "store_true", "help": "make each step one CUDA graph first"},
+            ),
+            (
+                ["--products"],
+                {"metavar": "TYPE", "help": "of infer: fuse the model first; int8, bfloat16, …"},
+            ),
+            (
+                ["--profile"],
+                {"action": "store_true", "help": "of a model: add what torch spends its time on"},
+            ),
+            (
+                ["--scale"],
+                {
+                    "metavar": "AXIS=N,N,…",
+                    "help": "of a model: repeat over T, tokens, batch or depth, and say whether "
+                    "time and memory grow in proportion",
+                },
+            ),
+            (
+                ["--out"],
+                {"metavar": "FILE", "help": "JSON to write; with --scale a .png beside it"},
+            ),
+            _JSON,
+        ),
     ),
     "doctor": (
         "Print versions, devices, data folder, and which fast paths are active and why.",

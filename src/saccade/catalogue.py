@@ -9,7 +9,10 @@ import torch
 
 from saccade._registry import keywords, nearest, split_part
 from saccade._sources import Equation, Source
+from saccade.analysis import explain
 from saccade.attention import ATTENTION, SpikingAttention
+from saccade.bench import example_on
+from saccade.bench.settings import optional_versions
 from saccade.data import DATA, data_root
 from saccade.models import MODELS, ModelEntry, create_model, resolve
 from saccade.nn import NEURON, STEM, Stem
@@ -95,6 +98,21 @@ def describe_model(name: str) -> str:
         *_paper_lines(entry),
     ]
     return "\n".join(lines)
+
+
+def describe_paths(name: str) -> str:
+    """Which variants a model runs on this machine: a training pass, then inference.
+
+    Raises:
+        ValueError: for an unknown model, naming the nearest.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = create_model(name).to(device)
+    x = torch.rand(1, *model.frame, device=device)
+    pages = [str(explain(model.train(), x))]
+    with torch.no_grad():
+        pages.append(str(explain(model.eval(), x)))
+    return "\n\n".join(pages)
 
 
 def _paper_lines(entry: ModelEntry) -> list[str]:
@@ -192,7 +210,7 @@ def diagnosis() -> dict[str, dict[str, str]]:
         "fast paths (on each op's example)": {
             f"{op.name}: {variant}": verdict
             for op in OPS.values()
-            for variant, verdict in op.explain(*op.example()).items()
+            for variant, verdict in op.explain(*example_on(op, device)).items()
         },
     }
 
@@ -218,8 +236,5 @@ def _optional() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = f'missing: pip install "saccade[{extra}]"'
-    try:
-        found["triton"] = version("triton")
-    except PackageNotFoundError:
-        found["triton"] = "not installed; no kernel of this release needs it"
-    return found
+    kernels = optional_versions("triton", "numba")
+    return found | {name: kernels.get(name, "not installed") for name in ("triton", "numba")}

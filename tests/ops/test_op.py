@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import saccade.attention  # noqa: F401  (registers the ops)
-from saccade.ops import OPS, Fire, Op, lif, listening, reference_only
+from saccade.ops import OPS, Fire, Op, lif, listening, reference_only, within
 
 NO_GPU = "the tensors are on cpu, not cuda"
 CASES = [(op, name) for op in OPS.values() for name in op.variants]
@@ -99,3 +99,21 @@ def test_a_listener_hears_every_call_and_no_more():
 def test_a_name_is_taken_once():
     with pytest.raises(ValueError, match="already registered"):
         Op("lif", lambda x: x, lambda: (1,))
+
+
+def test_a_listener_knows_inside_which_ops_a_call_runs():
+    op, heard = OPS["ssa"], []
+    with listening(lambda op, args, out: heard.append((op.name, [o.name for o in within()]))):
+        op(*op.example())
+    assert heard == [("ssa_mix", ["ssa"]), ("lif", ["ssa"]), ("ssa", [])]
+    assert within() == ()
+
+
+def test_a_variant_that_is_missing_is_named_with_the_reason():
+    op = Op("lonely", lambda x: x, lambda: (1,))
+    try:
+        op.lacks("fast", "no such package")
+        assert op.explain(1) == {"fast": "no such package", "reference": "runs"}
+        assert op.choose(1) == "reference"
+    finally:
+        del OPS["lonely"]

@@ -22,7 +22,7 @@ from saccade.nn import Projection, merge_heads, split_heads
 from saccade.nn.stems import SPIKFORMER
 from saccade.ops import Fire, Op, lif
 from saccade.ops._op import Fn
-from saccade.ops._triton import AVAILABLE
+from saccade.ops._triton import AVAILABLE, MISSING
 
 Heads = Float[Tensor, "T B h N d"]
 Tokens = Real[Tensor, "T B C H W"]
@@ -105,6 +105,8 @@ if AVAILABLE:
 
     fire_mix.fast("triton", refuses=kernels.refuses)(kernels.scan)
     """The current never reaches memory; K^T V is counted once a head."""
+else:
+    fire_mix.lacks("triton", MISSING)
 
 fire_mix.fast("composed", refuses=lambda *args: None)(_fire_with(mix, lif))
 """Whatever variants of `mix` and `lif` run."""
@@ -177,13 +179,19 @@ class SSA(SpikingAttention):
 
     def forward(self, x: Tokens) -> Tokens:
         """Integers in, spikes out."""
-        if type(self.query) is nn.Identity and self.fire.fuses:
+        if self.apart() is None:
             q, k, v = self.q(x), self.k(x), self.v(x)
             s = fire_mix(q, k, v, self.site.heads, self.scale, *self.fire.charge(), self.fire.fire)
         else:
             s = self.fire(self.current(x))
         out: Tensor = self.out(s)
         return out
+
+    def apart(self) -> str | None:
+        """Why product and neuron run one by one, or None where they run fused."""
+        if type(self.query) is not nn.Identity:
+            return f"{type(self.query).__name__} acts on the query"
+        return self.fire.unfusable()
 
     def current(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B C H W"]:
         """The product; a method of its own, so that q, k and v are free before it fires."""

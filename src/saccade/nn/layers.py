@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
 from saccade._registry import Part, Registry
-from saccade.nn.neurons import is_watched, make_neuron
+from saccade.nn.neurons import WATCHED, is_watched, make_neuron
 from saccade.ops import Norm, conv, norm_lif
 
 MLPS: Registry[type[nn.Module]] = Registry("mlp")
@@ -61,7 +61,7 @@ class Projection(nn.Module):
 
     def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B D h w"]:
         """Project channels; time and batch stay, and the grid unless it strides or pools."""
-        if self._fuses():
+        if self.apart() is None:
             once = x[:1] if len(x) > 1 and x.stride(0) == 0 else x  # a picture shown T times
             y = conv(once, self.conv.weight, self.conv.stride[0])
             charge = self.neuron.charge()
@@ -72,12 +72,15 @@ class Projection(nn.Module):
                 spikes = per_frame(lambda frames: max_pool2d(frames, 3, 2, 1), spikes)
         return cast(Tensor, spikes)
 
-    def _fuses(self) -> bool:
-        parts = (nn.Conv2d, self.conv), (nn.BatchNorm2d, self.norm)
-        return (
-            all(type(part) is plain and not is_watched(part) for plain, part in parts)
-            and self.neuron.fuses
-        )
+    def apart(self) -> str | None:
+        """Why the parts run one by one, or None where they run fused."""
+        parts = ("conv", self.conv, nn.Conv2d), ("norm", self.norm, nn.BatchNorm2d)
+        for name, part, plain in parts:
+            if type(part) is not plain:
+                return f"the {name} is a {type(part).__name__}"
+            if is_watched(part):
+                return f"the {name} {WATCHED}"
+        return self.neuron.unfusable()
 
     def _norm(self) -> Norm:
         """Batch norm as it stands, with the convolution's bias."""

@@ -153,10 +153,11 @@ class Neuron(nn.Module, ABC):
         s, v = self(x, v0, with_membrane=True, gate=gate)
         return s, v
 
-    @property
-    def fuses(self) -> bool:
-        """Whether an operation may fire in this neuron's place: it is plain and nobody listens."""
-        return type(self).forward is Neuron.forward and not is_watched(self)
+    def unfusable(self) -> str | None:
+        """Why no operation may fire in this neuron's place, or None where one may."""
+        if type(self).forward is not Neuron.forward:
+            return f"{type(self).__name__} has a forward of its own"
+        return f"the neuron {WATCHED}" if is_watched(self) else None
 
     def extra_repr(self) -> str:
         """Constants, for printing."""
@@ -241,6 +242,9 @@ class PLIF(Neuron):
         """Both follow w."""
         rate = self.w.sigmoid()
         return 1 - rate, rate if self.decay_input else 1.0
+
+
+WATCHED = "has a hook, or another forward in its place"
 
 
 def is_watched(module: nn.Module) -> bool:

@@ -15,6 +15,7 @@ Refusal = Callable[..., str | None]
 Listener = Callable[["Op", tuple[Any, ...], Any], None]
 _REFERENCE_ONLY: ContextVar[bool] = ContextVar("reference_only", default=False)
 _LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
+_WITHIN: ContextVar[tuple["Op", ...]] = ContextVar("within", default=())
 OPS: dict[str, "Op"] = {}
 
 
@@ -40,6 +41,7 @@ class Op:
     learns: bool = True
     variants: dict[str, tuple[Fn, Refusal]] = field(default_factory=dict)
     tolerances: dict[str, float] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.name in OPS:
@@ -63,9 +65,13 @@ class Op:
 
         return add
 
+    def lacks(self, name: str, why: str) -> None:
+        """Say why a variant is not even registered here, such as a package that is missing."""
+        self.absent[name] = why
+
     def explain(self, *args: Any) -> dict[str, str]:
         """What a call with these arguments would do: variant -> "runs", or why it does not."""
-        verdicts: dict[str, str] = {}
+        verdicts = dict(self.absent)
         runs = "reference" if _REFERENCE_ONLY.get() else ""
         for name, (_, refuses) in self.variants.items():
             why = "inside reference_only()" if runs == "reference" else refuses(*args)
@@ -87,10 +93,15 @@ class Op:
     def __call__(self, *args: Any) -> Any:
         name = self.choose(*args)
         fn = self.reference if name == "reference" else self.variants[name][0]
-        out = fn(*args)
         # torch.compile cannot trace context variables: what it compiled is heard by nobody
-        if not torch.compiler.is_compiling() and (listener := _LISTENER.get()) is not None:
-            listener(self, args, out)
+        if torch.compiler.is_compiling() or (listener := _LISTENER.get()) is None:
+            return fn(*args)
+        token = _WITHIN.set((*_WITHIN.get(), self))
+        try:
+            out = fn(*args)
+        finally:
+            _WITHIN.reset(token)
+        listener(self, args, out)
         return out
 
 
@@ -102,6 +113,11 @@ def reference_only() -> Iterator[None]:
         yield
     finally:
         _REFERENCE_ONLY.reset(token)
+
+
+def within() -> tuple[Op, ...]:
+    """The ops whose calls are under way, outermost first; known only while somebody listens."""
+    return _WITHIN.get()
 
 
 @contextmanager

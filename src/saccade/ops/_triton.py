@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 AVAILABLE = find_spec("triton") is not None
+MISSING = "Triton is not installed; CUDA builds of torch bring it"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 FLAGS: dict[str, Any] = {"enable_fp_fusion": False}
 """For kernels that fire: a contracted multiply-add would round otherwise than the reference."""

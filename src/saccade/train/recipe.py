@@ -154,8 +154,8 @@ def parse_recipe(text: str, overrides: Sequence[str] = (), *, where: str = "reci
         raise ValueError(f"{where} is {error}") from error
     if not isinstance(tree, dict):
         raise ValueError(f"{where}: got {type(tree).__name__}, expected a mapping of recipe keys")
-    for override in overrides:
-        _override(tree, override)
+    for word in overrides:
+        override(tree, word)
     _check_keys(tree, Recipe, where)
     # jsonargparse would read a quoted "007" among the options of a part as a number
     parts = {part: tree.pop(part) for part in _PARTS if part in tree}
@@ -181,10 +181,15 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _override(tree: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
+def override(tree: dict[str, Any], word: str) -> None:
+    """Set what "key.sub=value" says in a tree of options; the value is YAML.
+
+    Raises:
+        ValueError: for a word of another form, or a key below one that has no parts.
+    """
+    key, equals, value = word.partition("=")
     if not equals or not key:
-        raise ValueError(f"got {override!r}, expected key=value or key.sub=value")
+        raise ValueError(f"got {word!r}, expected key=value or key.sub=value")
     *path, last = key.split(".")
     node = tree
     for name in path:
@@ -193,12 +198,12 @@ def _override(tree: dict[str, Any], override: str) -> None:
             inner = {"name": inner}
         node[name] = inner = {} if inner is None else inner
         if not isinstance(inner, dict):
-            raise ValueError(f"got {override!r}, but {name!r} is {inner!r}, which has no parts")
+            raise ValueError(f"got {word!r}, but {name!r} is {inner!r}, which has no parts")
         node = inner
     try:
         node[last] = read_yaml(value)
     except ValueError as error:
-        raise ValueError(f"got {override!r}, whose value is {error}") from error
+        raise ValueError(f"got {word!r}, whose value is {error}") from error
 
 
 def _check_keys(tree: Mapping[str, Any], cls: type, where: str) -> None:

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from saccade.ops._op import Op
-from saccade.ops._triton import AVAILABLE
+from saccade.ops._triton import AVAILABLE, MISSING
 
 
 def _reference(
@@ -32,3 +32,5 @@ if AVAILABLE:
 
     conv.fast("packed", refuses=packed.refuses)(packed.conv)
     """Keeps the bits of its input for the backward pass; 1x1 kernels are matrix products."""
+else:
+    conv.lacks("packed", MISSING)

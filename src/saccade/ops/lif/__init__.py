@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from saccade.ops._op import Op
-from saccade.ops._triton import AVAILABLE
+from saccade.ops._triton import AVAILABLE, MISSING
 from saccade.ops.lif import analytic
 from saccade.ops.lif.reference import Fire as Fire
 from saccade.ops.lif.reference import scan
@@ -26,5 +26,7 @@ if AVAILABLE:
 
     lif.fast("triton", refuses=triton.refuses)(triton.scan)
     """One pass over the currents each way, on a GPU; nothing but the currents is kept."""
+else:
+    lif.lacks("triton", MISSING)
 
 lif.fast("analytic", refuses=analytic.refuses)(analytic.scan)

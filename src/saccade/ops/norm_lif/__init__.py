@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from saccade.ops._op import Op
-from saccade.ops._triton import AVAILABLE
+from saccade.ops._triton import AVAILABLE, MISSING
 from saccade.ops.lif.reference import Fire
 from saccade.ops.norm_lif import composed
 from saccade.ops.norm_lif.reference import Norm as Norm
@@ -34,6 +34,8 @@ if AVAILABLE:
 
     norm_lif.fast("triton", refuses=triton.refuses)(triton.scan)
     """One pass over y to measure it and one to fire; only y is kept for the backward pass."""
+else:
+    norm_lif.lacks("triton", MISSING)
 
 norm_lif.fast("composed", refuses=lambda *args: None)(composed.scan)
 """torch's batch norm and pool around whatever variant of `lif` runs."""

@@ -1,0 +1,136 @@
+"""The scripts that compare with other libraries, as far as they run without these."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+TINY = ["--n", "2", "--warmup", "0", "--batch", "2", "--elements", "16", "--size", "16", "--T", "2"]
+FAKE = """
+import torch
+
+class Spikformer(torch.nn.Module):
+    def __init__(self, T, num_classes, **sizes):
+        super().__init__()
+        self.T, self.head = T, torch.nn.Linear(3, num_classes)
+
+    def forward(self, x):
+        return self.head(x.mean((2, 3))).expand(self.T, -1, -1)
+"""
+
+
+def load(name: str) -> ModuleType:
+    path = BENCHMARKS / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name.replace("/", "_"), path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A runner may reach the protocol beside it; what it sets in this process is put back."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
+    yield
+    sys.modules.pop("measure", None)
+
+
+def run(name: str, *words: str) -> subprocess.CompletedProcess[str]:
+    script = [sys.executable, str(BENCHMARKS / name / "run.py"), *words]
+    return subprocess.run(script, capture_output=True, text=True)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """An unpacked wheel whose packages cannot be imported whole, as on a machine without h5py."""
+    base = tmp_path / "site" / "spikingjelly" / "activation_based"
+    for package in ("", "model", "distributed", "distributed/vision", "functional"):
+        (base / package).mkdir(parents=True, exist_ok=True)
+        (base / package / "__init__.py").touch()
+    (base.parent / "__init__.py").touch()
+    for package in ("model", "distributed/vision"):
+        (base / package / "__init__.py").write_text("import a_library_that_is_not_here")
+    (base / "functional" / "__init__.py").write_text("def reset_net(net): net.was_reset = True")
+    (base / "model" / "spikformer.py").write_text(FAKE)
+    (tmp_path / "site" / "spikingjelly-2.0.0.dist-info").mkdir()
+    return tmp_path / "site"
+
+
+def test_spikingjelly_runs_from_an_unpacked_wheel(site: Path):
+    done = run("spikingjelly", "--site", str(site), *TINY)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["library"], found["versions"]["spikingjelly"]) == ("spikingjelly", "2.0.0")
+    assert (found["model"], found["mode"], found["n"]) == ("spikformer", "train", 2)
+    assert found["parameters"] == 3 * 10 + 10
+    low, high = found["spread"]
+    assert low <= found["per_second"] <= high
+    assert found["hardware"]["threads"] >= 1
+
+
+def test_a_site_that_is_not_there_or_holds_no_wheel_is_refused(tmp_path: Path, here: None):
+    with pytest.raises(SystemExit, match="expected a folder with a wheel unpacked"):
+        load("measure").use_site(tmp_path / "nothing")
+    with pytest.raises(SystemExit, match="with 0 spikingjelly wheels, expected one"):
+        load("spikingjelly/run").unpacked(tmp_path)
+
+
+@pytest.mark.parametrize("task", ["spikformer", "lif"])
+@pytest.mark.parametrize("mode", ["train", "infer"])
+def test_ours_runs_by_the_same_protocol(
+    task: str, mode: str, here: None, capsys: pytest.CaptureFixture[str]
+):
+    ours = load("ours/run")
+    sizes = ["--dim", "16", "--depth", "1", "--heads", "2"]
+    args = ours.measure.parser("").parse_args(["--task", task, "--mode", mode, *sizes, *TINY])
+    tasks = {"spikformer": ours.spikformer, "lif": ours.lif}
+    assert ours.measure.main("saccade", "0", args, tasks) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["unit"] == ("images/s" if task == "spikformer" else "elements/s")
+    assert (found["mode"], len(found["seconds"])) == (mode, 2)
+
+
+def test_ratios_and_their_spread_by_hand():
+    compare = load("compare")
+    rounds = [
+        {"ours": {"seconds": [1.0, 2.0, 3.0]}, "norse": {"seconds": [4.0]}},
+        {"ours": {"seconds": [1.0]}, "norse": {"seconds": [3.0]}},
+    ]
+    assert compare.spread(rounds, "norse") == [2.0, 3.0]
+    row = {
+        "case": "lif",
+        "median_s": {"ours": 0.001},
+        "ratio": {"norse": 2.5},
+        "ratio_of_rounds": {"norse": [2.0, 3.0]},
+    }
+    assert "norse takes 2.50 times as long (2.00 to 3.00)" in compare.line(row)
+
+
+def test_a_runner_that_fails_is_not_passed_over():
+    with pytest.raises(SystemExit, match=r"failed:\n(.|\n)*boom"):
+        load("compare").run([sys.executable, "-c", "raise ValueError('boom')"])
+
+
+def test_libraries_take_turns_in_another_order_each_round(monkeypatch: pytest.MonkeyPatch):
+    compare = load("compare")
+    heard: list[str] = []
+
+    def fake(words: list[str]) -> dict[str, list[float]]:
+        heard.append(Path(words[1]).parent.name)
+        return {"seconds": [2.0 if heard[-1] == "norse" else 1.0]}
+
+    monkeypatch.setattr(compare, "run", fake)
+    args = type("Args", (), {"rounds": 2, "n": 1, "more": [], "site": Path(), "environments": None})
+    found = compare.compare(("lif", [], ("norse", "snntorch")), ["norse"], args)
+    assert heard == ["ours", "norse", "norse", "ours"]
+    assert found["ratio"] == {"norse": 2.0}
