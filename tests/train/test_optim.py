@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from saccade.models import create_model
-from saccade.train.optim import OPTIMIZER, learning_rate, make_optimizer
+from saccade.train.optim import OPTIMIZER, make_optimizer
 from saccade.train.recipe import Optim
+from saccade.train.schedule import learning_rate
 
 
 def test_the_rate_rises_in_equal_parts_and_falls_along_half_a_cosine():
@@ -32,7 +33,7 @@ def test_a_constant_rate_is_one_whose_end_is_its_peak():
     assert {learning_rate(optim, step, 7) for step in range(7)} == {0.3}
 
 
-@pytest.mark.parametrize("name", OPTIMIZER.list())
+@pytest.mark.parametrize("name", sorted({*OPTIMIZER} - {"muon"}))
 def test_biases_and_norms_are_never_decayed(name: str):
     model = create_model("spikformer", dim=16, depth=1, heads=2, image_size=8)
     optimizer = make_optimizer(model, Optim(name=name, weight_decay=0.3))
@@ -51,5 +52,5 @@ def test_what_is_frozen_is_not_given_to_the_optimizer():
 
 
 def test_an_unknown_optimizer_is_answered_with_the_nearest():
-    with pytest.raises(ValueError, match=r"unknown optimizer 'adam'; did you mean 'adamw'\?"):
-        make_optimizer(torch.nn.Linear(2, 3), Optim(name="adam"))
+    with pytest.raises(ValueError, match=r"unknown optimizer 'sdg'; did you mean 'sgd'\?"):
+        make_optimizer(torch.nn.Linear(2, 3), Optim(name="sdg"))

@@ -52,7 +52,7 @@ def test_a_model_that_cannot_be_built_for_the_data_is_refused(
         ({"task": {"name": "classify", "smoothing": 1}}, r"no option 'smoothing'"),
         ({"task": {"name": "classify", "label_smoothing": 1}}, r"expected a share from 0"),
         ({"task": {"name": "classify", "label_smoothing": "a"}}, r"task has a value of a wrong"),
-        ({"optim": Optim(name="adam")}, r"unknown optimizer 'adam'; did you mean 'adamw'\?"),
+        ({"optim": Optim(name="sdg")}, r"unknown optimizer 'sdg'; did you mean 'sgd'\?"),
     ],
 )
 def test_a_part_that_there_is_not_is_answered_with_the_nearest(
