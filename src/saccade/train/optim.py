@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from saccade._registry import Registry, nearest
+from saccade.models import SpikingModel
 from saccade.train.moments import Lamb, Muon
 from saccade.train.recipe import Optim
 
@@ -167,8 +168,13 @@ def _muon(
 
 
 def inner_kernels(model: nn.Module) -> list[nn.Parameter]:
-    """Weights of convolutions and linear layers that learn, the first and the last left out."""
+    """Weights of convolutions and linear layers that learn, but those of the first and the head.
+
+    The head is what the model names in `last`, or else the last such layer.
+    """
     layers = [m for m in model.modules() if isinstance(m, nn.Linear | _ConvNd)]
-    kernels = {id(p): p for m in layers for p in (m.get_parameter("weight"),)}  # shared ones once
-    ends = {id(m.weight) for m in (layers[:1] + layers[-1:])}
-    return [p for i, p in kernels.items() if i not in ends and p.requires_grad]
+    weights = [m.get_parameter("weight") for m in layers]
+    head = [model.get_parameter(model.last)] if isinstance(model, SpikingModel) else weights[-1:]
+    ends = {id(p) for p in (*weights[:1], *head)}
+    inner = {id(p): p for p in weights if p.requires_grad}  # a shared one once
+    return [p for i, p in inner.items() if i not in ends]
