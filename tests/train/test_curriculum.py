@@ -15,6 +15,7 @@ from saccade.train.tasks import Batch
 from saccade.train.tasks.classify import Classify
 from tests.train.tiny import MODEL, tiny_data, tiny_recipe, use
 
+SIZED = (Stage(until=0.5, T=1, size=4),)
 STAGES = (Stage(until=0.4, T=1), Stage(until=0.7, T=3, sharpness=0.5))
 
 
@@ -86,15 +87,80 @@ def test_a_model_whose_parameters_depend_on_t_is_refused_before_anything_is_writ
     )
     model = create_model("ma_gesture_3", T=4, num_classes=3, in_channels=1, image_size=32)
     with pytest.raises(
-        ValueError, match="curriculum asks for T=.*which this model cannot be shown"
+        ValueError, match=r"curriculum asks for T=1 and size 32, which model 'ma_gesture_3'"
     ):
         _open(recipe, tmp_path / "run", data, model, "cpu", Silent())
+
+
+def test_the_size_of_a_stage_keeps_the_aspect():
+    assert Stage(until=1.0, size=24).resized((3, 32, 32)) == (24, 24)
+    assert Stage(until=1.0, size=16).resized((3, 48, 32)) == (24, 16)
+    assert Stage(until=1.0).resized((3, 48, 32)) is None
+
+
+def test_pictures_are_smaller_in_a_stage_that_says_so(tmp_path: Path, monkeypatch):
+    shown = []
+
+    class Watching(Classify):
+        def __call__(self, model, batch: Batch):
+            shown.append(tuple(batch.shown.shape))
+            return super().__call__(model, batch)
+
+    use(monkeypatch, tiny_data(H=8, W=16))
+    monkeypatch.setattr("saccade.train.run.make_task", lambda part: Watching())
+    train(tiny_recipe(curriculum=SIZED), tmp_path)
+    assert shown == [(1, 8, 1, 4, 8)] * 4 + [(8, 1, 8, 16)] * 5  # 4.5 is rounded to 4
+
+
+def test_a_picture_is_resized_by_averaging():
+    x = torch.arange(16.0).reshape(1, 1, 4, 4)
+    small = Batch(x=x.expand(1, 1, 4, 4), y=torch.zeros(1), size=(2, 2)).shown
+    # antialiased: symmetric weights 3/8, 3/8, 1/8 over the nearest three, cut at the border
+    one = torch.tensor([3 / 7, 3 / 7, 1 / 7, 0])
+    weights = torch.stack([one, one.flip(0)])
+    torch.testing.assert_close(small[0, 0], weights @ x[0, 0] @ weights.T)
+
+
+def test_another_size_without_being_asked_for_is_still_refused():
+    model = build_model(tiny_recipe(), tiny_data())
+    with pytest.raises(ValueError, match="another size or number of channels is another model"):
+        model(torch.rand(2, 1, 4, 4))
+    with pytest.raises(ValueError, match="another size or number of channels"):
+        model(torch.rand(2, 3, 4, 4), any_size=True)
+    assert model(torch.rand(2, 1, 4, 12), any_size=True).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "size", "message"),
+    [
+        ("spikformer", {"dim": 16, "depth": 1, "heads": 2}, 6, "expected multiples of 4"),
+        ("ma_gesture_3", {}, 16, "cannot be trained with"),
+        ("tim_2_256_shd", {}, 8, "it takes series, which have no height and width"),
+    ],
+)
+def test_a_size_that_a_model_cannot_take_is_refused(name: str, options, size: int, message: str):
+    model = create_model(name, **options)
+    with pytest.raises(ValueError, match=message):
+        try_stages(model, [Stage(until=0.5, size=size)])
+
+
+def test_a_model_that_answers_otherwise_at_another_size_is_refused(monkeypatch):
+    model = build_model(tiny_recipe(), tiny_data())
+    steps = type(model).steps
+
+    def by_grid(self, x):
+        return steps(self, x) * self.stem.grid[0]  # a constant of the size that it was built for
+
+    monkeypatch.setattr(type(model), "steps", by_grid)
+    try_stages(model, STAGES)
+    with pytest.raises(ValueError, match="answers otherwise than a model built for that size"):
+        try_stages(model, SIZED)
 
 
 def test_trying_keeps_statistics_and_mode():
     model = build_model(tiny_recipe(), tiny_data()).train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    try_stages(model, STAGES)
+    try_stages(model, (*STAGES, *SIZED))
     assert model.training
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
@@ -107,6 +173,7 @@ def test_trying_keeps_statistics_and_mode():
         ("[{until: 0}]", r"got until=0.0 in curriculum, expected a share above 0"),
         ("[{until: 1.5}]", r"got until=1.5 in curriculum"),
         ("[{until: 0.5, T: -1}]", r"got T=-1 in curriculum"),
+        ("[{until: 0.5, size: -4}]", r"got size=-4 in curriculum"),
         ("[{until: 0.5, sharpness: 0}]", r"got sharpness=0(.0)? in curriculum"),
         ("[{until: 0.5, t: 1}]", r"curriculum: unknown key 't'; did you mean 'T'\?"),
         ("[{T: 1}]", r"until"),

@@ -116,7 +116,7 @@ EVERYTHING = {
     "average": Average(decay=0.8, warmup=2.0),
     "mix": Mix(mixup=0.5, cutmix=1.0, until=0.8),
     "augment": Augment(shift=1, randaugment=RandAugment(layers=2, spread=1.0), erase=0.3),
-    "curriculum": (Stage(until=0.3, T=1), Stage(until=0.6, T=3, sharpness=0.5)),
+    "curriculum": (Stage(until=0.3, T=1), Stage(until=0.6, T=3, size=4, sharpness=0.5)),
     "accumulate": 3,
     "validation": 0.25,
     "batch_size": 6,

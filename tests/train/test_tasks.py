@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from saccade.data import Mix
 from saccade.models import create_model
 from saccade.train import load_model, save_weights, train
+from saccade.train.recipe import Optim
 from saccade.train.run import build_model
 from saccade.train.tasks import TASK, Batch, make_task
 from tests.awake import awake
@@ -160,12 +162,16 @@ def test_a_teacher_of_another_size_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_student_learns_from_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_student_learns_from_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+):
     use(monkeypatch, tiny_data())
-    train(tiny_recipe(), tmp_path / "teacher")
+    options = {"precision": precision, "optim": Optim(name="muon", lr=1e-2), "accumulate": 2}
+    train(tiny_recipe(**options), tmp_path / "teacher")
     for name in ("distill", "distill_hard"):
         part = {"name": name, "teacher": str(tmp_path / "teacher"), "alpha": 0.9}
-        train(tiny_recipe(task=part, seed=5), tmp_path / name)
+        train(tiny_recipe(task=part, seed=5, mix=Mix(cutmix=1.0), **options), tmp_path / name)
         rows = log_rows(tmp_path / name)
         assert rows[-1]["loss"] < rows[0]["loss"]
 

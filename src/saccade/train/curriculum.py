@@ -1,16 +1,17 @@
-"""What changes while a run goes on: steps a picture is shown, sharpness of surrogates.
+"""What changes while a run goes on: steps and size of the pictures, sharpness of surrogates.
 
-Both are functions of the share of all steps that has been taken, so a resumed run is at the same
+All are functions of the share of all steps that has been taken, so a resumed run is at the same
 stage as one that was never stopped.
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
-from saccade.models import SpikingModel
+from saccade.models import SpikingModel, describe, rebuild
 from saccade.ops import Fire
 
 
@@ -22,12 +23,14 @@ class Stage:
         until: share of all steps at which the stage ends.
         T: steps that a picture is shown for; 0 is the model's own T. Batch norm keeps one set of
             statistics over all stages.
+        size: shorter side that pictures are resized to, in pixels; 0 leaves them as they are.
         sharpness: factor on every neuron's alpha; below 1 the surrogate is wider. Forward passes
             do not depend on it.
     """
 
     until: float
     T: int = 0
+    size: int = 0
     sharpness: float | int = 1.0
 
     def __post_init__(self) -> None:
@@ -35,12 +38,23 @@ class Stage:
             raise ValueError(
                 f"got until={self.until} in curriculum, expected a share above 0 and up to 1"
             )
-        if self.T < 0:
-            raise ValueError(f"got T={self.T} in curriculum, expected 1 or more (0: the model's)")
+        for name in ("T", "size"):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"got {name}={getattr(self, name)} in curriculum, expected 1 or more, or 0 "
+                    "for the model's own"
+                )
         if not 0 < self.sharpness < float("inf"):
             raise ValueError(
                 f"got sharpness={self.sharpness} in curriculum, expected a number above 0"
             )
+
+    def resized(self, frame: tuple[int, ...]) -> tuple[int, int] | None:
+        """(H, W) for frames [C H W] in this stage, of the same aspect; None: as they are."""
+        if not self.size:
+            return None
+        H, W = frame[-2:]
+        return round(H * self.size / min(H, W)), round(W * self.size / min(H, W))
 
 
 AS_BUILT = Stage(until=1.0)
@@ -60,21 +74,42 @@ def stage_at(stages: Sequence[Stage], step: int, steps: int) -> Stage:
 
 @torch.no_grad()
 def try_stages(model: SpikingModel, stages: Sequence[Stage]) -> None:
-    """Show the model one blank picture at the T of each stage; its training mode is kept.
+    """Show a copy of the model one picture as each stage would; the model itself is left alone.
+
+    At another size it has to answer as a model that is built for that size with the same weights,
+    in float64 on the CPU, bit for bit.
 
     Raises:
-        ValueError: where it can only be run with its own T, rather than in the middle of a run.
+        ValueError: where it cannot, rather than in the middle of a run.
     """
-    was, device = model.training, next(model.parameters()).device
-    model.eval()
-    for T in {stage.T for stage in stages if stage.T}:
+    asked = {(stage.T, stage.size): stage for stage in stages if stage.T or stage.size}
+    if not asked:
+        return
+    copy = deepcopy(model).cpu().double().eval()
+    for stage in asked.values():
         try:
-            model(torch.zeros(T, 1, *model.frame, device=device))
-        except ValueError as error:
+            _try(copy, stage)
+        except (ValueError, RuntimeError) as error:
             raise ValueError(
-                f"curriculum asks for T={T}, which this model cannot be shown: {error}"
+                f"curriculum asks for T={stage.T or model.config.T} and size "
+                f"{stage.size or min(model.frame[-2:])}, which model {model.name!r} cannot be "
+                f"trained with: {error}"
             ) from error
-    model.train(was)
+
+
+def _try(model: SpikingModel, stage: Stage) -> None:
+    if stage.size and len(model.frame) != 3:
+        raise ValueError("it takes series, which have no height and width")
+    C, size = model.frame[0], stage.resized(model.frame)
+    shape = model.frame if size is None else (C, *size)
+    x = torch.rand(stage.T or model.config.T, 2, *shape, dtype=torch.float64) * 4 - 2
+    seen = model(x, any_size=size is not None)
+    if size is not None:
+        told = describe(model)
+        twin = rebuild({**told, "config": {**told["config"], "image_size": size}}).double().eval()
+        twin.load_state_dict(model.state_dict())
+        if not torch.equal(twin(x), seen):
+            raise ValueError("it answers otherwise than a model built for that size")
 
 
 class Sharpness:

@@ -136,7 +136,7 @@ def _batch(s: Session) -> Batch:
     if (how.mixup or how.cutmix) and step < round(how.until * s.steps):
         generator = generator_for(s.recipe.seed, "mix", step)
         batch = mixed(batch, how, s.model.config.num_classes, generator)
-    return replace(batch, T=s.stage.T or None)
+    return replace(batch, T=s.stage.T or None, size=s.stage.resized(s.model.frame))
 
 
 def _gradients(s: Session, model: nn.Module, batch: Batch) -> tuple[float, int]:

@@ -109,7 +109,7 @@ class Recipe:
         task: name and options of what is learned.
         optim: how weights move.
         average: of the weights over the steps.
-        curriculum: stages, each {until, T, sharpness}; see `saccade.train.curriculum.Stage`.
+        curriculum: stages, each {until, T, size, sharpness}; see `saccade.train.curriculum.Stage`.
         epochs: passes over the training set.
         batch_size: pictures a step, whatever `accumulate` is.
         accumulate: parts that a batch is cut into, one after the other, to save memory. The

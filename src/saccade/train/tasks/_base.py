@@ -1,10 +1,11 @@
 """The contract: a task turns (model, batch) into a loss; it may own a teacher or a decoder."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from saccade._registry import Part, Registry
 from saccade.models import SpikingModel
@@ -21,12 +22,14 @@ class Batch:
         y: labels [B].
         soft: shares of the classes [B K], where pictures were mixed.
         T: steps that the model is shown the pictures for; None leaves that to the model.
+        size: (H, W) that they are resized to for it; None leaves them as they are.
     """
 
     x: Tensor
     y: Tensor
     soft: Tensor | None = None
     T: int | None = None
+    size: tuple[int, int] | None = None
 
     @property
     def target(self) -> Tensor:
@@ -35,15 +38,24 @@ class Batch:
 
     @property
     def shown(self) -> Tensor:
-        """What the model under training is given: pictures, or frames where T is said."""
-        return self.x if self.T is None else self.x.expand(self.T, *self.x.shape)
+        """What the model under training sees: pictures, or frames where T is said."""
+        x = self.x
+        if self.size is not None:
+            x = interpolate(x, self.size, mode="bilinear", antialias=True)
+        return x if self.T is None else x.expand(self.T, *x.shape)
+
+    def show(self, model: nn.Module, *, per_step: bool = False) -> Tensor:
+        """The model's logits [B K], or [T B K] where `per_step`."""
+        options = {"per_step": per_step, "any_size": self.size is not None}
+        logits: Tensor = model(self.shown, **{k: v for k, v in options.items() if v})
+        return logits
 
     def split(self, parts: int) -> list["Batch"]:
         """At most so many batches of about equal size, in order; none is empty."""
         x, y = self.x.tensor_split(parts, dim=-4), self.y.tensor_split(parts)
         soft = [None] * parts if self.soft is None else self.soft.tensor_split(parts)
         whole = zip(x, y, soft, strict=True)
-        return [Batch(x=a, y=b, soft=c, T=self.T) for a, b, c in whole if len(b)]
+        return [replace(self, x=a, y=b, soft=c) for a, b, c in whole if len(b)]
 
 
 class Task(ABC):

@@ -20,6 +20,6 @@ class Classify(Task):
 
     def __call__(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Keys "loss" and "correct" (how many of the batch)."""
-        logits = model(batch.shown)
+        logits = batch.show(model)
         loss = cross_entropy(logits, batch.target, label_smoothing=self.label_smoothing)
         return {"loss": loss, "correct": count_correct(logits, batch)}

@@ -51,7 +51,7 @@ class _Taught(Task):
 
     def learn(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """The student's logits, its cross-entropy with the labels, and what is logged."""
-        logits = model(batch.shown)
+        logits = batch.show(model)
         plain = cross_entropy(logits, batch.target, label_smoothing=self.label_smoothing)
         return logits, plain, {"correct": count_correct(logits, batch)}
 

@@ -32,7 +32,7 @@ class TET(Task):
 
     def __call__(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Keys "loss" and "correct" (of the logits averaged over the steps)."""
-        steps = model(batch.shown, per_step=True)  # [T B K]
+        steps = batch.show(model, per_step=True)  # [T B K]
         target = batch.target.expand(len(steps), *batch.target.shape)
         each = cross_entropy(
             steps.flatten(0, 1), target.flatten(0, 1), label_smoothing=self.label_smoothing
