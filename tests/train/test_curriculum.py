@@ -145,13 +145,15 @@ def test_a_size_that_a_model_cannot_take_is_refused(name: str, options, size: in
 
 
 def test_a_model_that_answers_otherwise_at_another_size_is_refused(monkeypatch):
-    model = build_model(tiny_recipe(), tiny_data())
-    steps = type(model).steps
+    """Though the network that it would be trained from is silent behind its first layers."""
+    model = build_model(tiny_recipe(model=MODEL | {"neuron": "lif"}), tiny_data())
+    attention = type(model.blocks[0].attention)
+    forward = attention.forward
 
     def by_grid(self, x):
-        return steps(self, x) * self.stem.grid[0]  # a constant of the size that it was built for
+        return forward(self, x) * self.site.grid[0]  # a constant of the size that it was built for
 
-    monkeypatch.setattr(type(model), "steps", by_grid)
+    monkeypatch.setattr(attention, "forward", by_grid)
     try_stages(model, STAGES)
     with pytest.raises(ValueError, match="answers otherwise than a model built for that size"):
         try_stages(model, SIZED)

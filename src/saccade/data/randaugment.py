@@ -1,7 +1,7 @@
 """RandAugment on a whole batch: one pass for each operation, over the images that drew it.
 
 Source: Cubuk et al., "RandAugment", arXiv:1909.13719; its fourteen operations, with the ranges of
-AutoAugment (arXiv:1805.09501, Table 6). What a move leaves bare is black. Axes as in `augment`.
+AutoAugment (arXiv:1805.09501). What a move leaves bare is black. Axes as in `augment`.
 """
 
 from collections.abc import Callable

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from saccade.models import SpikingModel, describe, rebuild
 from saccade.ops import Fire
@@ -85,7 +86,7 @@ def try_stages(model: SpikingModel, stages: Sequence[Stage]) -> None:
     asked = {(stage.T, stage.size): stage for stage in stages if stage.T or stage.size}
     if not asked:
         return
-    copy = deepcopy(model).cpu().double().eval()
+    copy = _wake(deepcopy(model).cpu().double().eval())
     for stage in asked.values():
         try:
             _try(copy, stage)
@@ -95,6 +96,14 @@ def try_stages(model: SpikingModel, stages: Sequence[Stage]) -> None:
                 f"{stage.size or min(model.frame[-2:])}, which model {model.name!r} cannot be "
                 f"trained with: {error}"
             ) from error
+
+
+def _wake(model: SpikingModel) -> SpikingModel:
+    """Let layers fire that are silent before training: they would prove nothing."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and module.bias is not None:
+            module.bias.uniform_(-1, 4)  # with tau 2, a current of 2 fires at once
+    return model
 
 
 def _try(model: SpikingModel, stage: Stage) -> None:

@@ -105,6 +105,7 @@ def fit(session: Session) -> None:
                 saved = time.perf_counter()
             if stop and s.position.step < s.steps:
                 raise Interrupted
+    sharpness.set(1.0)
 
 
 def _step(s: Session, model: nn.Module, optimizer: Any) -> float:
