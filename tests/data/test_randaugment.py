@@ -159,6 +159,10 @@ def test_draws_are_those_that_were_asked_for():
     drawn = randaugment(torch.full((400, 1, 4, 4), 0.25), spread, seeded())[:, 0, 0, 0] / 0.25 - 1
     assert float((drawn.abs() / 0.9).mean()) == pytest.approx(0.5, abs=0.02)
     assert float((drawn.abs() / 0.9).std()) == pytest.approx(0.1, abs=0.02)
+    wild = RandAugment(layers=1, magnitude=5, spread=10, operations=("brightness",))
+    drawn = randaugment(torch.full((400, 1, 4, 4), 0.25), wild, seeded())[:, 0, 0, 0] / 0.25 - 1
+    assert float(drawn.abs().max()) == pytest.approx(0.9, abs=1e-5)
+    assert 0 in drawn  # cut at either end
 
 
 @pytest.mark.parametrize(

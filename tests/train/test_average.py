@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import saccade
-from saccade.train import Recipe, train
+from saccade.train import Recipe, run, train
 from saccade.train.apply import evaluate_run
 from saccade.train.average import MovingAverage
 from saccade.train.recipe import Average
@@ -52,7 +52,14 @@ def test_the_averaged_weights_are_what_is_validated_tested_and_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: Recipe
 ):
     use(monkeypatch, tiny_data())
-    metrics = train(recipe, tmp_path / "with")
+    counts, watched, follow, look = [], [], MovingAverage.follow, run.observe
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            MovingAverage, "follow", lambda s, model, n: (counts.append(n), follow(s, model, n))
+        )
+        patch.setattr(run, "observe", lambda model, x: (watched.append(model), look(model, x))[1])
+        metrics = train(recipe, tmp_path / "with")
+    assert counts == list(range(1, 10))
     last = train(tiny_recipe(validation=0.25, batch_size=6), tmp_path / "without")
     assert (metrics["weights"], last["weights"]) == ("averaged", "last")
     stored, plain = (tensors(tmp_path / n / "last.safetensors") for n in ("with", "without"))
@@ -62,6 +69,7 @@ def test_the_averaged_weights_are_what_is_validated_tested_and_loaded(
     for k, v in loaded.items():
         assert torch.equal(v, stored[f"average/{k}"])
     assert any(not torch.equal(v, stored[k]) for k, v in loaded.items())
+    assert all(torch.equal(v, loaded[k]) for k, v in watched[0].state_dict().items())
     assert set(stored) - set(plain) == {f"average/{k}" for k in loaded}
     again = evaluate_run(tmp_path / "with")
     assert again["test_loss"] == metrics["test_loss"] != last["test_loss"]

@@ -9,6 +9,7 @@ from saccade.models import create_model
 from saccade.ops import Fire
 from saccade.train import train
 from saccade.train.curriculum import AS_BUILT, Sharpness, Stage, stage_at, try_stages
+from saccade.train.loop import fit
 from saccade.train.recipe import parse_recipe
 from saccade.train.run import Silent, _open, build_model
 from saccade.train.tasks import Batch
@@ -63,6 +64,15 @@ def test_sharpness_scales_what_the_model_was_built_with_and_comes_back():
         assert {model.get_submodule(path).fire.alpha for path in built} == {3.0 * factor}
     sharpness.set(1.0)
     assert {path: model.get_submodule(path).fire for path in built} == built
+
+
+def test_a_run_leaves_the_model_as_sharp_as_it_was_built(tmp_path: Path):
+    data, recipe = tiny_data(), tiny_recipe(curriculum=(Stage(until=1.0, sharpness=0.5),))
+    model = build_model(recipe, data)
+    fit(_open(recipe, tmp_path, data, model, "cpu", Silent()))
+    assert {m.fire.alpha for m in model.modules() if isinstance(getattr(m, "fire", 0), Fire)} == {
+        None
+    }
 
 
 def test_sharpness_changes_gradients_and_no_output():
