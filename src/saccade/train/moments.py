@@ -147,8 +147,9 @@ def orthogonal(g: Float[Tensor, "n R C"], iterations: int = 5) -> Float[Tensor, 
     """About the nearest matrix with orthonormal rows, by Newton-Schulz rounds (R <= C).
 
     From X = g / |g|, each round is X <- a X + (b A + c A A) X with A = X X^T. Singular values
-    land between about 0.7 and 1.2, not at 1: the coefficients are chosen for speed. The products
-    are taken in bfloat16 on a GPU and in float32 (or wider) elsewhere.
+    land between about 0.7 and 1.2, not at 1: the coefficients are chosen for speed. Those below
+    about a thousandth of |g| stay below. The products are taken in bfloat16 on a GPU and in
+    float32 (or wider) elsewhere.
     """
     a, b, c = COEFFICIENTS
     x = g.bfloat16() if g.is_cuda else g.to(torch.promote_types(g.dtype, torch.float32))
