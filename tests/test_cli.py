@@ -192,7 +192,10 @@ def test_an_error_is_one_line_that_says_what_was_expected(
     assert list(Path.cwd().iterdir()) == []
 
 
-@pytest.mark.parametrize("kind", ["models", "attention", "neurons", "recipes", "data"])
+@pytest.mark.parametrize(
+    "kind",
+    ["models", "attention", "neurons", "recipes", "data", "tasks", "optimizers", "schedules"],
+)
 def test_lists_come_as_a_table_and_as_json(kind: str, capsys: Captured):
     assert main(["list", kind, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)

@@ -90,14 +90,16 @@ FLAGS: dict[str, tuple[str, Options]] = {
         ),
     ),
     "list": (
-        "List what there is: models, attention, neurons, recipes, data, surrogates.\n\n"
+        "List what there is: models, attention, neurons, recipes, data, tasks, optimizers, "
+        "schedules, surrogates.\n\n"
         '  saccade list models "spik*"',
         (
             (
                 ["kind"],
                 {
                     "metavar": "KIND",
-                    "help": "models, attention, neurons, recipes, data or surrogates",
+                    "help": "models, attention, neurons, recipes, data, tasks, optimizers, "
+                    "schedules or surrogates",
                 },
             ),
             (
@@ -113,8 +115,8 @@ FLAGS: dict[str, tuple[str, Options]] = {
         ),
     ),
     "show": (
-        "Explain a model, an attention, a neuron or a recipe: structure, parameters, paper, "
-        "published results.\n\n  saccade show spikformer_8_512",
+        "Explain a model, an attention, a neuron, a task, an optimizer or a recipe: structure, "
+        "parameters, options, paper, published results.\n\n  saccade show spikformer_8_512",
         ((["name"], {"metavar": "NAME", "help": "see `saccade list`"}),),
     ),
     "cite": (

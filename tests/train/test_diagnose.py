@@ -12,7 +12,8 @@ from saccade.models import SpikingTransformer
 from saccade.train import Diverged, loop, run, train
 from saccade.train.diagnose import diagnose
 from saccade.train.recipe import Optim
-from saccade.train.tasks import Batch, Classify
+from saccade.train.tasks import Batch
+from saccade.train.tasks.classify import Classify
 from tests.awake import awake
 from tests.train.tiny import MODEL, header, tensors, tiny_data, tiny_recipe, use
 

@@ -1,11 +1,12 @@
 """Batches as a function of the step: the same whether a run was interrupted or not."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from saccade.data import Augment, ImageData, Images, augment, normalise, unit
+from saccade.data import Augment, ImageData, Images, Mix, augment, normalise, unit
+from saccade.data.mix import mix
 from saccade.train.randomness import generator_for
 from saccade.train.tasks import Batch
 
@@ -67,3 +68,10 @@ class Batches:
             self._epoch, self._order = epoch, torch.randperm(len(self.pictures), generator=order)
         index = self._order[place * self.size : (place + 1) * self.size]
         return self.pictures.pick(index, self.how, generator_for(self.seed, "augment", step))
+
+
+def mixed(batch: Batch, how: Mix, K: int, generator: torch.Generator) -> Batch:
+    """The batch with its pictures and labels blended; K classes."""
+    hard = torch.nn.functional.one_hot(batch.y, K).to(batch.x.dtype)
+    x, soft = mix(batch.x, hard, how, generator)
+    return batch if soft is hard else replace(batch, x=x, soft=soft)

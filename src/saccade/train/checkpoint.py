@@ -1,8 +1,9 @@
 """Checkpoints: one safetensors file that is a whole state, and a JSON file for people.
 
 `last.safetensors` holds the weights under their own names, the optimiser's tensors under
-"optim/", and everything else as JSON in the header, so that a run killed at any moment finds
-either the old state or the new one. `state.json` repeats the header; it is never read back.
+"optim/", averaged weights (if there are any) under "average/", and everything else as JSON in the
+header, so that a run killed at any moment finds either the old state or the new one.
+`state.json` repeats the header; it is never read back.
 """
 
 import json
@@ -19,7 +20,7 @@ from saccade.models import SpikingModel, describe, rebuild
 from saccade.train.files import write_atomically, write_json
 
 WEIGHTS, STATE = "last.safetensors", "state.json"
-_OPTIM = "optim/"
+_OPTIM, _AVERAGE = "optim/", "average/"
 
 
 @dataclass(kw_only=True)
@@ -57,18 +58,24 @@ def save_run(
     optimizer: torch.optim.Optimizer,
     position: Position,
     data: dict[str, Any],
+    average: SpikingModel | None = None,
 ) -> None:
     """The whole state of a run, atomically."""
     tensors, numbers = _split_optimizer(optimizer)
+    if average is not None:
+        tensors |= {_AVERAGE + name: t for name, t in average.state_dict().items()}
     header = Header(model=describe(model), data=data, position=asdict(position), optim=numbers)
     _write(run / WEIGHTS, model.state_dict() | tensors, header)
     write_json(run / STATE, {k: v for k, v in asdict(header).items() if k != "optim"})
 
 
 def restore_run(
-    run: Path, model: SpikingModel, optimizer: torch.optim.Optimizer
+    run: Path,
+    model: SpikingModel,
+    optimizer: torch.optim.Optimizer,
+    average: SpikingModel | None = None,
 ) -> Position | None:
-    """Bring model and optimiser to the saved state; None where nothing was saved yet.
+    """Bring models and optimiser to the saved state; None where nothing was saved yet.
 
     Raises:
         ValueError: where the file is broken or belongs to another model.
@@ -78,16 +85,21 @@ def restore_run(
     header, tensors = read(run / WEIGHTS)
     if header.position is None or header.optim is None:
         raise ValueError(f"{run / WEIGHTS} holds weights alone, not the state of a run")
-    _load_weights(model, tensors, run / WEIGHTS)
+    _load_weights(model, _weights(tensors), run / WEIGHTS)
+    if average is not None:
+        _load_weights(average, _averaged(tensors), run / WEIGHTS)
     _join_optimizer(optimizer, tensors, header.optim)
     return Position(**header.position)
 
 
 def load_model(path: Path) -> tuple[SpikingModel, dict[str, Any]]:
-    """The model of a weights file, and what is known of its data; see `saccade.load`."""
+    """The model of a weights file, and what is known of its data; see `saccade.load`.
+
+    Where weights were averaged, these are what is loaded.
+    """
     header, tensors = read(path)
     model = rebuild(header.model)
-    _load_weights(model, tensors, path)
+    _load_weights(model, _averaged(tensors) or _weights(tensors), path)
     return model.eval(), header.data
 
 
@@ -141,8 +153,15 @@ def _write(path: Path, tensors: dict[str, Tensor], header: Header) -> None:
     write_atomically(path, save(plain, metadata))
 
 
-def _load_weights(model: SpikingModel, tensors: dict[str, Tensor], path: Path) -> None:
-    weights = {name: t for name, t in tensors.items() if not name.startswith(_OPTIM)}
+def _weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k: t for k, t in tensors.items() if not k.startswith((_OPTIM, _AVERAGE))}
+
+
+def _averaged(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(_AVERAGE): t for k, t in tensors.items() if k.startswith(_AVERAGE)}
+
+
+def _load_weights(model: SpikingModel, weights: dict[str, Tensor], path: Path) -> None:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -49,7 +49,7 @@ def diagnose(model: nn.Module, x: Tensor) -> str:
     neurons = [(p, m) for p, m in model.named_modules() if isinstance(m, Neuron)]
     hooks = [m.register_forward_hook(look(p)) for p, m in dict(leaves + neurons).items()]
     try:
-        model(x)
+        model(x, any_size=True)
     finally:
         for hook in hooks:
             hook.remove()

@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,13 +15,15 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from saccade.models import SpikingModel
-from saccade.train.batches import Batches, Pictures
+from saccade.train.average import MovingAverage
+from saccade.train.batches import Batches, Pictures, mixed
 from saccade.train.checkpoint import Position, save_run
+from saccade.train.curriculum import Sharpness, Stage, stage_at
 from saccade.train.diagnose import Diverged, diagnose
 from saccade.train.files import write_atomically
-from saccade.train.optim import learning_rate
-from saccade.train.randomness import seed_for
+from saccade.train.randomness import generator_for, seed_for
 from saccade.train.recipe import Recipe
+from saccade.train.schedule import learning_rate, rate_share, set_rates
 from saccade.train.tasks import Batch, Task, predict
 
 LOG = "log.jsonl"
@@ -57,6 +59,7 @@ class Session:
     batches: Batches
     validation: Pictures | None
     progress: Progress
+    average: MovingAverage | None = None
     data: dict[str, Any] = field(default_factory=dict)
     position: Position = field(default_factory=Position)
     log: list[dict[str, Any]] = field(default_factory=list)
@@ -65,6 +68,16 @@ class Session:
     def steps(self) -> int:
         """How many there will be."""
         return self.recipe.epochs * len(self.batches)
+
+    @property
+    def judged(self) -> SpikingModel:
+        """What is validated, tested and loaded: the averaged weights, if there are any."""
+        return self.average.model if self.average else self.model
+
+    @property
+    def stage(self) -> Stage:
+        """What the curriculum asks for at this step."""
+        return stage_at(self.recipe.curriculum, self.position.step, self.steps)
 
 
 def fit(session: Session) -> None:
@@ -76,10 +89,11 @@ def fit(session: Session) -> None:
     """
     s = session
     wrapped, optimizer = s.fabric.setup(s.model, s.optimizer)
-    saved = time.perf_counter()
+    saved, sharpness = time.perf_counter(), Sharpness(s.model)
     with _signals() as stop:
         while s.position.step < s.steps:
             began = time.perf_counter()
+            sharpness.set(s.stage.sharpness)
             loss = _step(s, wrapped, optimizer)
             _advance(s.position, time.perf_counter() - began)
             s.progress.step(s.position, s.steps, loss)
@@ -91,31 +105,53 @@ def fit(session: Session) -> None:
                 saved = time.perf_counter()
             if stop and s.position.step < s.steps:
                 raise Interrupted
+    sharpness.set(1.0)
 
 
 def _step(s: Session, model: nn.Module, optimizer: Any) -> float:
     step, optim = s.position.step, s.recipe.optim
-    batch = s.batches.at(step)
+    batch = _batch(s)
     torch.manual_seed(seed_for(s.recipe.seed, "step", step))
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(optim, step, s.steps)
+    set_rates(optimizer, rate_share(optim, step, s.steps))
     model.train()
-    result = s.task(model, batch)
-    loss = float(result["loss"].detach())
-    if not math.isfinite(loss):
-        raise _diverged(s, f"the loss became {loss}", batch)
     optimizer.zero_grad()
-    s.fabric.backward(result["loss"])
+    loss, correct = _gradients(s, model, batch)
     # float16 overflows now and then, and its scaler leaves those steps out
     if s.recipe.precision != "16-mixed" and not _gradient_norm(s.model).isfinite():
         raise _diverged(s, "the gradient stopped being finite", batch)
     if optim.clip:
         s.fabric.clip_gradients(model, optimizer, max_norm=optim.clip, error_if_nonfinite=False)
     optimizer.step()
+    if s.average:
+        s.average.follow(s.model, step + 1)
     s.position.loss_sum += loss * len(batch.y)
-    s.position.correct += int(result.get("correct", 0))
+    s.position.correct += correct
     s.position.seen += len(batch.y)
     return loss
+
+
+def _batch(s: Session) -> Batch:
+    """The batch of this step, mixed, and for as many steps as the curriculum says."""
+    step, how = s.position.step, s.recipe.mix
+    batch = s.batches.at(step)
+    if (how.mixup or how.cutmix) and step < round(how.until * s.steps):
+        generator = generator_for(s.recipe.seed, "mix", step)
+        batch = mixed(batch, how, s.model.config.num_classes, generator)
+    return replace(batch, T=s.stage.T or None, size=s.stage.resized(s.model.frame))
+
+
+def _gradients(s: Session, model: nn.Module, batch: Batch) -> tuple[float, int]:
+    """Add up the gradient of the mean loss, part by part; that loss, and how many were right."""
+    loss, correct = 0.0, 0
+    for part in batch.split(s.recipe.accumulate):
+        result = s.task(model, part)
+        share = len(part.y) / len(batch.y)
+        loss += float(result["loss"].detach()) * share
+        correct += int(result.get("correct", 0))
+        if not math.isfinite(loss):
+            raise _diverged(s, f"the loss became {loss}", part)
+        s.fabric.backward(result["loss"] * share if share < 1 else result["loss"])
+    return loss, correct
 
 
 def _gradient_norm(model: nn.Module) -> Tensor:
@@ -155,7 +191,7 @@ def _validate(s: Session, pictures: Pictures) -> dict[str, float]:
     loss = correct = 0.0
     for batch in pictures.all(s.recipe.batch_size):
         with s.fabric.autocast():
-            logits = predict(s.model, batch.x).mean(0)
+            logits = predict(s.judged, batch.x).mean(0)
         loss += float(nn.functional.cross_entropy(logits, batch.y, reduction="sum"))
         correct += int((logits.argmax(-1) == batch.y).sum())
     n = len(pictures)
@@ -167,7 +203,8 @@ def _save(s: Session) -> None:
     if not all(t.isfinite().all() for t in s.model.state_dict().values()):
         last = s.batches.at(s.position.step - 1)
         raise _diverged(s, "weights or statistics stopped being finite", last)
-    save_run(s.run, s.model, s.optimizer, s.position, s.data)
+    average = s.average.model if s.average else None
+    save_run(s.run, s.model, s.optimizer, s.position, s.data, average)
 
 
 def _diverged(s: Session, what: str, batch: Batch) -> Diverged:
@@ -175,7 +212,7 @@ def _diverged(s: Session, what: str, batch: Batch) -> Diverged:
     kept = f"the last good checkpoint is kept: {good}" if good.exists() else "nothing was saved yet"
     where = f"step {s.position.step} (epoch {s.position.step // len(s.batches) + 1})"
     return Diverged(
-        f"{what} at {where}. Layers: {diagnose(s.model, batch.x)}. {kept}. A lower optim.lr "
+        f"{what} at {where}. Layers: {diagnose(s.model, batch.shown)}. {kept}. A lower optim.lr "
         f"(now {s.recipe.optim.lr:g}), optim.clip=1 or a longer optim.warmup often helps"
     )
 

@@ -16,13 +16,16 @@ from lightning_fabric import Fabric
 from saccade.analysis import observe, record
 from saccade.data import ImageData, Images, load_data, stratified_split
 from saccade.models import MODELS, SpikingModel, create_model
+from saccade.train.average import MovingAverage
 from saccade.train.batches import Batches, Pictures
 from saccade.train.checkpoint import WEIGHTS, Position, restore_run
+from saccade.train.curriculum import try_stages
 from saccade.train.files import write_atomically, write_json
 from saccade.train.loop import LOG, Progress, Session, fit
 from saccade.train.optim import make_optimizer
 from saccade.train.randomness import seed_for
 from saccade.train.recipe import Recipe, dump_recipe, parse_recipe
+from saccade.train.schedule import rate_share
 from saccade.train.tasks import make_task, predict
 
 RECIPE, METRICS, OBSERVATIONS = "recipe.yaml", "metrics.json", "observations.npz"
@@ -145,10 +148,15 @@ def _open(
 ) -> Session:
     fabric = Fabric(accelerator=device, devices=1, precision=recipe.precision)  # type: ignore[arg-type]
     model.to(fabric.device)
-    optimizer = make_optimizer(model, recipe.optim)
+    with _naming("optim", asdict(recipe.optim)):
+        optimizer = make_optimizer(model, recipe.optim)
+        rate_share(recipe.optim, 0, 1)
     with _naming("task", recipe.task):
         task = make_task(recipe.task)
-    position = restore_run(run, model, optimizer) or Position()
+        task.prepare(model)
+    try_stages(model, recipe.curriculum)
+    average = MovingAverage(model, recipe.average) if recipe.average.decay else None
+    saved = restore_run(run, model, optimizer, average.model if average else None)
     training, validation = _hold_out(data, recipe)
     pictures = Pictures.of(training, data, fabric.device)
     batches = Batches(pictures, size=recipe.batch_size, how=recipe.augment, seed=recipe.seed)
@@ -162,9 +170,10 @@ def _open(
         batches=batches,
         validation=Pictures.of(validation, data, fabric.device) if validation else None,
         progress=progress,
+        average=average,
         data=_describe(recipe, data),
-        position=position,
-        log=_read_log(run / LOG, position.step),
+        position=saved or Position(),
+        log=_read_log(run / LOG, saved.step if saved else 0),
     )
 
 
@@ -204,11 +213,11 @@ def finish(session: Session, data: ImageData) -> dict[str, Any]:
     """Test the trained model, once, and write what came of it."""
     s = session
     test = Pictures.of(data.test, data, s.fabric.device)
-    result = evaluate(s.model, test, fabric=s.fabric)
+    result = evaluate(s.judged, test, fabric=s.fabric)
     metrics = _metrics(s, data, result)
     chosen = _samples(result, data)
     first = test.pick(torch.from_numpy(chosen[:4]), None, torch.Generator())
-    arrays = _observations(result, data, chosen) | observe(s.model, first.x)
+    arrays = _observations(result, data, chosen) | observe(s.judged, first.x)
     _write_arrays(s.run / OBSERVATIONS, arrays)
     write_json(s.run / METRICS, metrics)
     return metrics
@@ -257,6 +266,7 @@ def _metrics(s: Session, data: ImageData, result: dict[str, Any]) -> dict[str, A
         "train_seconds": p.seconds,
         "images_per_second": p.images / max(p.seconds, 1e-9),
         "epochs": recipe.epochs,
+        "weights": "averaged" if s.average else "last",
         "seed": recipe.seed,
         "parameters": sum(w.numel() for w in s.model.parameters()),
         "T": s.model.config.T,
