@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from saccade.data import Augment, normalise, unit
-from saccade.train.batches import Batches, Pictures
+from saccade.train.batches import Pictures, Resident
+from saccade.train.devices import Share
 from saccade.train.randomness import generator_for, seed_for
 from saccade.train.run import _hold_out
 from tests.train.tiny import tiny_data, tiny_recipe
@@ -16,9 +17,9 @@ CPU = torch.device("cpu")
 HOW = Augment(shift=2, flip=True, rotate=20.0, scale=0.1, cutout=2)
 
 
-def batches(seed: int = 0, size: int = 5, how: Augment = HOW, N: int = 24) -> Batches:
+def batches(seed: int = 0, size: int = 5, how: Augment = HOW, N: int = 24) -> Resident:
     data = tiny_data(N=N)
-    return Batches(Pictures.of(data.train, data, CPU), size=size, how=how, seed=seed)
+    return Resident(Pictures.of(data.train, data, CPU), size=size, how=how, seed=seed)
 
 
 def test_seeds_differ_by_seed_purpose_and_count_and_by_nothing_else():
@@ -79,7 +80,7 @@ def test_a_set_smaller_than_a_batch_is_one_batch():
 
 def test_all_pictures_come_once_in_order_normalised_and_unchanged():
     data = tiny_data(N=7)
-    got = Pictures.of(data.train, data, CPU).all(3)
+    got = [b for _, b in Pictures.of(data.train, data, CPU).all(3, Share())]
     assert [len(b.y) for b in got] == [3, 3, 1]
     x = normalise(unit(torch.from_numpy(data.train.images), 255.0), (0.4,), (0.3,))
     assert torch.equal(torch.cat([b.x for b in got]), x)

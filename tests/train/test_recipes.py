@@ -6,6 +6,7 @@ import torch
 from saccade.analysis import record
 from saccade.data import DATA, ImageData
 from saccade.train import list_recipes, load_recipe
+from saccade.train.devices import open_fabric
 from saccade.train.loop import fit
 from saccade.train.run import Silent, _open, build_model
 from tests.train.tiny import log_rows, tiny_data
@@ -37,7 +38,8 @@ def test_a_shipped_recipe_trains(name: str, tmp_path):
     data = stand_in(recipe.data["name"])
     model = build_model(recipe, data)
     assert (model.config.num_classes, model.config.size) == (10, data.image_size)
-    session = _open(recipe, tmp_path, data, model, "cpu", Silent())
+    fabric = open_fabric(device="cpu", precision=recipe.precision)
+    session = _open(recipe, tmp_path, data, model, fabric, Silent(), 0)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     fit(session)
     (row,) = log_rows(tmp_path)

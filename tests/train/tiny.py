@@ -22,7 +22,7 @@ MODEL: dict[str, Any] = {
     "neuron": {"name": "lif", "tau": 1.1, "v_threshold": 0.2},
     "attention": {"name": "ssa", "scale": 1.0},
 }
-TIMES = {"train_seconds", "images_per_second", "seconds"}
+TIMES = {"train_seconds", "images_per_second", "seconds", "data_wait"}
 """What two equal runs may differ in."""
 
 

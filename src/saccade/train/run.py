@@ -1,6 +1,7 @@
 """One run from recipe to metrics: folder, training, the one look at the test set, metrics."""
 
 import json
+import logging
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,20 +14,22 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from saccade.analysis import observe, record
-from saccade.data import ImageData, Images, load_data, stratified_split
-from saccade.models import MODELS, SpikingModel, create_model
-from saccade.train.batches import Batches, Pictures
-from saccade.train.checkpoint import WEIGHTS, Position, restore_run
+from saccade.analysis import observe
+from saccade.data import ImageData, Split, load_data, normalise, stratified_split, unit
+from saccade.models import MODELS, SpikingModel, create_model, describe, rebuild
+from saccade.train.checkpoint import WEIGHTS, Position, read_run
+from saccade.train.devices import close_fabric, first_alone, open_fabric, share_of, whole
+from saccade.train.evaluate import evaluate
 from saccade.train.files import write_atomically, write_json
 from saccade.train.loop import LOG, Progress, Session, fit
 from saccade.train.optim import make_optimizer
 from saccade.train.randomness import seed_for
 from saccade.train.recipe import Recipe, dump_recipe, parse_recipe
+from saccade.train.streamed import batches_of, source_of
 from saccade.train.tasks import make_task, predict
 
 RECIPE, METRICS, OBSERVATIONS = "recipe.yaml", "metrics.json", "observations.npz"
-_EVAL_BATCH = 256
+log = logging.getLogger("saccade")
 
 
 class Silent:
@@ -44,16 +47,25 @@ def train(
     run: Path,
     *,
     device: str = "auto",
+    devices: int | None = None,
+    nodes: int | None = None,
+    strategy: str = "auto",
+    workers: int | None = None,
     data_root: str | Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train a recipe in a folder, test it once, write metrics and observations.
 
+    On many devices every process calls this, and the first one writes; see
+    `saccade.train.launch.launch`.
+
     Args:
         recipe: what to run.
         run: folder; it must not hold a run already unless `resume`.
         device: "auto", "cpu", "cuda" or "mps".
+        devices, nodes, strategy: see `saccade.train.devices.open_fabric`.
+        workers: processes that read data which is not kept in memory; None for a good number.
         data_root: where data sets lie; see `saccade.data.data_root`.
         resume: go on from the last checkpoint, if there is one.
         progress: who is told.
@@ -63,21 +75,50 @@ def train(
 
     Raises:
         ValueError: for a recipe, data or folder that cannot be used.
-        Diverged, Interrupted: see `saccade.train.loop.fit`.
+        Diverged, Interrupted, TooLarge, Lost: see `saccade.train.loop.fit`.
     """
-    with _naming("data", recipe.data):
-        data = load_data(recipe.data, data_root)
+    fabric = open_fabric(
+        device=device,
+        precision=recipe.precision,
+        devices=devices,
+        nodes=nodes,
+        strategy=strategy,
+    )
+    run = Path(fabric.broadcast(str(run)))
+    data = _load(fabric, recipe, data_root)
     model = build_model(recipe, data)
-    _check_folder(run, recipe, resume=resume)
-    session = _open(recipe, run, data, model, device, progress or Silent())
-    # last: a recipe that cannot run leaves no folder behind
+    first_alone(fabric, lambda: _check_folder(run, recipe, resume=resume))
+    told = progress if progress and fabric.is_global_zero else Silent()
+    session = _open(recipe, run, data, model, fabric, told, workers)
+    if fabric.is_global_zero:
+        _begin_folder(run, recipe)
+    fit(session)
+    metrics = finish(session, data, workers)
+    close_fabric(fabric)
+    return metrics
+
+
+def _load(fabric: Fabric, recipe: Recipe, data_root: str | Path | None) -> ImageData:
+    """The data, which the first process alone may have to download."""
+
+    def load() -> ImageData:
+        with _naming("data", recipe.data):
+            return load_data(recipe.data, data_root)
+
+    if fabric.world_size == 1:
+        return load()
+    found: list[ImageData] = []
+    first_alone(fabric, lambda: found.append(load()))
+    return found[0] if found else load()
+
+
+def _begin_folder(run: Path, recipe: Recipe) -> None:
+    """Last before training: a recipe that cannot run leaves no folder behind."""
     run.mkdir(parents=True, exist_ok=True)
     if not (run / RECIPE).exists():
         write_atomically(run / RECIPE, dump_recipe(recipe))
     for half in run.glob(".*.tmp"):  # of a process that was killed while it wrote
         half.unlink()
-    fit(session)
-    return finish(session, data)
 
 
 def build_model(recipe: Recipe, data: ImageData) -> SpikingModel:
@@ -140,44 +181,66 @@ def _open(
     run: Path,
     data: ImageData,
     model: SpikingModel,
-    device: str,
+    fabric: Fabric,
     progress: Progress,
+    workers: int | None,
 ) -> Session:
-    fabric = Fabric(accelerator=device, devices=1, precision=recipe.precision)  # type: ignore[arg-type]
-    model.to(fabric.device)
-    optimizer = make_optimizer(model, recipe.optim)
     with _naming("task", recipe.task):
         task = make_task(recipe.task)
-    position = restore_run(run, model, optimizer) or Position()
-    training, validation = _hold_out(data, recipe)
-    pictures = Pictures.of(training, data, fabric.device)
-    batches = Batches(pictures, size=recipe.batch_size, how=recipe.augment, seed=recipe.seed)
-    return Session(
+    if saved := read_run(run):
+        saved.restore_weights(model)
+        _compare_devices(fabric, saved.header.devices)
+    model.to(fabric.device)
+    training, validation = (
+        source_of(split, data, fabric.device, workers) if split else None
+        for split in _hold_out(data, recipe)
+    )
+    assert training is not None
+    batches = batches_of(
+        training,
+        size=recipe.batch_size,
+        how=recipe.augment,
+        seed=recipe.seed,
+        share=share_of(fabric),
+    )
+    # fsdp puts other parameters in their places, which the optimiser has to know
+    wrapped = fabric.setup_module(model)
+    wrapped.mark_forward_method("forward_steps")
+    session = Session(
         recipe=recipe,
         run=run,
         fabric=fabric,
         model=model,
-        optimizer=optimizer,
+        wrapped=wrapped,
+        optimizer=make_optimizer(model, recipe.optim),
         task=task,
         batches=batches,
-        validation=Pictures.of(validation, data, fabric.device) if validation else None,
+        validation=validation,
         progress=progress,
         data=_describe(recipe, data),
-        position=position,
-        log=_read_log(run / LOG, position.step),
     )
+    if saved:
+        saved.restore_rest(session.state)
+        session.position = saved.position
+    session.log = _read_log(run / LOG, session.position.step)
+    return session
 
 
-def _hold_out(data: ImageData, recipe: Recipe) -> tuple[Images, Images | None]:
+def _compare_devices(fabric: Fabric, before: int) -> None:
+    if before != fabric.world_size and fabric.is_global_zero:
+        log.info(
+            "the run goes on with %d devices instead of %d: every batch is the same, but sums are "
+            "rounded otherwise",
+            *(fabric.world_size, before),
+        )
+
+
+def _hold_out(data: ImageData, recipe: Recipe) -> tuple[Split, Split | None]:
     """Training and validation split; the latter is the same for every seed."""
     if not recipe.validation:
         return data.train, None
     keep, held = stratified_split(data.train.labels, test_fraction=recipe.validation, seed=0)
-    images, labels = data.train.images, data.train.labels
-    return (
-        Images(images=images[keep], labels=labels[keep]),
-        Images(images=images[held], labels=labels[held]),
-    )
+    return data.train.take(keep), data.train.take(held)
 
 
 def _describe(recipe: Recipe, data: ImageData) -> dict[str, Any]:
@@ -200,45 +263,33 @@ def _read_log(path: Path, step: int) -> list[dict[str, Any]]:
     return [row for row in rows if row["step"] <= step]
 
 
-def finish(session: Session, data: ImageData) -> dict[str, Any]:
+def finish(session: Session, data: ImageData, workers: int | None = None) -> dict[str, Any]:
     """Test the trained model, once, and write what came of it."""
-    s = session
-    test = Pictures.of(data.test, data, s.fabric.device)
-    result = evaluate(s.model, test, fabric=s.fabric)
+    s, device = session, session.fabric.device
+    model = _gather_model(s)
+    result = evaluate(model, source_of(data.test, data, device, workers), fabric=s.fabric)
     metrics = _metrics(s, data, result)
-    chosen = _samples(result, data)
-    first = test.pick(torch.from_numpy(chosen[:4]), None, torch.Generator())
-    arrays = _observations(result, data, chosen) | observe(s.model, first.x)
-    _write_arrays(s.run / OBSERVATIONS, arrays)
-    write_json(s.run / METRICS, metrics)
+    if s.fabric.is_global_zero:
+        chosen = _samples(result, data)
+        pixels = data.test.read(chosen)
+        x = normalise(unit(torch.from_numpy(pixels).to(device), data.white), data.mean, data.std)
+        arrays = _observations(result, data, pixels, chosen)
+        with s.fabric.autocast():
+            shares = predict(model, x).float().mean(0).softmax(-1).cpu()
+        arrays |= {"sample_probabilities": shares.numpy()} | observe(model, x[:4])
+        _write_arrays(s.run / OBSERVATIONS, arrays)
+        write_json(s.run / METRICS, metrics)
     return metrics
 
 
-def evaluate(
-    model: SpikingModel, pictures: Pictures, *, fabric: Fabric | None = None
-) -> dict[str, Any]:
-    """Accuracy, loss, confusion and everything that `record` counts, over a whole split."""
-    steps, labels = [], []
-    with record(model) as seen, torch.no_grad():
-        for batch in pictures.all(_EVAL_BATCH):
-            with fabric.autocast() if fabric else torch.no_grad():
-                steps.append(predict(model, batch.x).float().cpu())
-            labels.append(batch.y.cpu())
-    logits, y = torch.cat(steps, 1), torch.cat(labels)
-    mean = logits.mean(0)
-    guess = mean.argmax(-1)
-    K = logits.shape[-1]
-    confusion = torch.bincount(y * K + guess, minlength=K * K).reshape(K, K)
-    heard = logits.cumsum(0).argmax(-1)
-    return {
-        "accuracy": float((guess == y).double().mean()),
-        "loss": float(torch.nn.functional.cross_entropy(mean, y)),
-        "confusion": confusion.numpy(),
-        "probabilities": mean.softmax(-1).numpy(),
-        "labels": y.numpy(),
-        "steps_accuracy": (heard == y).double().mean(-1).numpy(),
-        "recording": seen,
-    }
+def _gather_model(s: Session) -> SpikingModel:
+    """The trained model whole, on every device."""
+    state = {name: whole(t) for name, t in s.model.state_dict().items()}
+    if all(whole(p) is p for p in s.model.parameters()):
+        return s.model
+    model = rebuild(describe(s.model))
+    model.load_state_dict(state)
+    return model.to(s.fabric.device)
 
 
 def _metrics(s: Session, data: ImageData, result: dict[str, Any]) -> dict[str, Any]:
@@ -253,7 +304,7 @@ def _metrics(s: Session, data: ImageData, result: dict[str, Any]) -> dict[str, A
         "test_accuracy": result["accuracy"],
         "test_loss": result["loss"],
         "test_images": len(data.test),
-        "train_images": len(s.batches.pictures),
+        "train_images": s.batches.order.count,
         "train_seconds": p.seconds,
         "images_per_second": p.images / max(p.seconds, 1e-9),
         "epochs": recipe.epochs,
@@ -266,13 +317,13 @@ def _metrics(s: Session, data: ImageData, result: dict[str, Any]) -> dict[str, A
         "paper": recipe.paper or entry.source.id,
         "citation": entry.source.bibtex(),
         "versions": versions(),
-        "hardware": hardware(s.fabric.device),
+        "hardware": hardware(s.fabric.device) | {"devices": s.fabric.world_size},
     }
 
 
 def _samples(result: dict[str, Any], data: ImageData, most: int = 12) -> np.ndarray:
     """Indices of test pictures to show: mistakes first, then one of each class in turn."""
-    labels, guess = result["labels"], result["probabilities"].argmax(-1)
+    labels, guess = result["labels"], result["answers"]
     wrong = np.flatnonzero(labels != guess)[: most // 2]
     right = np.flatnonzero(labels == guess)
     turn = [right[labels[right] == k] for k in range(data.num_classes)]
@@ -280,16 +331,16 @@ def _samples(result: dict[str, Any], data: ImageData, most: int = 12) -> np.ndar
     return np.array([*wrong, *order][:most], dtype=np.int64)
 
 
-def _observations(result: dict[str, Any], data: ImageData, chosen: np.ndarray) -> dict[str, Any]:
+def _observations(
+    result: dict[str, Any], data: ImageData, pixels: np.ndarray, chosen: np.ndarray
+) -> dict[str, Any]:
     rates: Mapping[str, list[float]] = result["recording"].rates()
-    shown = np.rint(data.test.images[chosen] * (255 / data.white)).astype(np.uint8)
     return {
         "classes": np.array(data.classes),
         "confusion": result["confusion"],
         "steps_accuracy": result["steps_accuracy"],
-        "sample_images": shown,
+        "sample_images": np.rint(pixels * (255 / data.white)).astype(np.uint8),
         "sample_labels": result["labels"][chosen],
-        "sample_probabilities": result["probabilities"][chosen],
         "neurons": np.array(list(rates)),
         "rates": np.array(list(rates.values())),
     }

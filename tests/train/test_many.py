@@ -1,0 +1,279 @@
+"""Two devices come to what one comes to."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from saccade.data import Augment
+from saccade.models import SpikingModel
+from saccade.train import loop
+from saccade.train import run as module
+from saccade.train.checkpoint import read, read_run
+from saccade.train.devices import Share, first_alone, gathered, open_fabric, share_of
+from saccade.train.loop import fit
+from saccade.train.recipe import Optim, Recipe
+from saccade.train.run import Silent, finish
+from saccade.train.synchronised import alone, synchronised
+from tests.train.ranks import Ranks
+from tests.train.tiny import tiny_data, tiny_recipe
+
+EXACT = {"rtol": 1e-9, "atol": 1e-9}
+"""Sums in another order, in float64, through nine steps. The gradient of a bias before a norm is 0
+but for rounding, 1e-17 or so, which Adam divides by 1e-8: hence the absolute part."""
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Ranks]:
+    ranks = Ranks()
+    yield ranks
+    ranks.close()
+
+
+def recipe(**changes: Any) -> Recipe:
+    """Batches of 7, which two devices cannot share evenly."""
+    known = {"optim": Optim(lr=1e-2, clip=1.0), "batch_size": 7, "validation": 0.1}
+    return tiny_recipe(**known | changes)
+
+
+def in_float64(model: SpikingModel) -> SpikingModel:
+    """Whatever Fabric does with the input: fully_shard has no float64 of its own."""
+    model.register_forward_pre_hook(lambda module, args: (args[0].double(),))
+    return model.double()
+
+
+def run_one(folder: Path, strategy: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """A run in float64, by one process or by one of two; what it came to."""
+    torch.manual_seed(0)
+    data, chosen = tiny_data(N=30), recipe(**changes)
+    fabric = open_fabric(device="cpu", precision="32-true", strategy=strategy)
+    model = in_float64(module.build_model(chosen, data))
+    session = module._open(chosen, folder, data, model, fabric, Silent(), 0)
+    folder.mkdir(exist_ok=True)
+    fit(session)
+    metrics = finish(session, data, 0)
+    fabric.barrier()
+    kinds = {type(m) for m in model.modules() if isinstance(m, nn.BatchNorm2d)}
+    assert kinds == {nn.BatchNorm2d}
+    return {"log": session.log, "metrics": metrics, "position": session.position}
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("single") / "run"
+    return folder, run_one(folder, "auto", {})
+
+
+def assert_alike(ours: Path, like: Path) -> None:
+    (_, a), (_, b) = read(ours / "last.safetensors"), read(like / "last.safetensors")
+    assert a.keys() == b.keys()
+    assert any("running_var" in name for name in a)
+    assert any(name.startswith("optim/") for name in a)
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], **EXACT, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_devices_come_to_the_weights_statistics_and_numbers_of_one(
+    tmp_path: Path, pair: Ranks, single: tuple[Path, dict[str, Any]], strategy: str
+):
+    both = pair(run_one, tmp_path / "run", strategy, {})
+    like, one = single
+    assert_alike(tmp_path / "run", like)
+    for mine in both:
+        for row, other in zip(mine["log"], one["log"], strict=True):
+            for key in ("epoch", "step", "accuracy", "validation_accuracy"):
+                assert row[key] == other[key], key
+            for key in ("loss", "validation_loss"):
+                assert row[key] == pytest.approx(other[key], rel=1e-9), key
+        for key in ("test_accuracy", "test_images", "train_images", "firing_rates", "layers"):
+            assert mine["metrics"][key] == one["metrics"][key], key
+        assert mine["metrics"]["test_loss"] == pytest.approx(one["metrics"]["test_loss"], rel=1e-6)
+    with np.load(tmp_path / "run/observations.npz") as a, np.load(like / "observations.npz") as b:
+        assert np.array_equal(a["confusion"], b["confusion"])
+        assert a["confusion"].sum() == 12
+
+
+def stop_after(folder: Path, strategy: str, step: int) -> None:
+    """A run that a signal to the second device stops, and what is said of it."""
+
+    class Stop(Silent):
+        def step(self, position: Any, steps: int, loss: float) -> None:
+            if position.step == step:
+                raise KeyboardInterrupt
+
+    data, chosen = tiny_data(N=30), recipe()
+    fabric = open_fabric(device="cpu", precision="32-true", strategy=strategy)
+    model = in_float64(module.build_model(chosen, data))
+    session = module._open(chosen, folder, data, model, fabric, Stop(), 0)
+    folder.mkdir(exist_ok=True)
+    loop.SAVE_SECONDS = -1.0
+    try:
+        fit(session)
+    except KeyboardInterrupt:
+        return
+    finally:
+        loop.SAVE_SECONDS = 60.0
+        fabric.barrier()
+    raise AssertionError("nobody stopped it")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_run_on_two_devices_is_resumed_bit_for_bit_and_on_one_to_rounding(
+    tmp_path: Path, pair: Ranks, single: tuple[Path, dict[str, Any]], strategy: str
+):
+    pair(run_one, tmp_path / "whole", strategy, {})
+    pair(stop_after, tmp_path / "two", strategy, 4)
+    assert read_run(tmp_path / "two").position.step == 3  # type: ignore[union-attr]
+    assert read_run(tmp_path / "two").header.devices == 2  # type: ignore[union-attr]
+    (tmp_path / "one").mkdir()
+    saved = (tmp_path / "two/last.safetensors").read_bytes()
+    (tmp_path / "one/last.safetensors").write_bytes(saved)
+    pair(run_one, tmp_path / "two", strategy, {})
+    (_, a), (_, b) = (read(tmp_path / n / "last.safetensors") for n in ("two", "whole"))
+    assert [k for k in a if a[k].numpy().tobytes() != b[k].numpy().tobytes()] == []
+    run_one(tmp_path / "one", "auto", {})
+    assert_alike(tmp_path / "one", single[0])
+
+
+def test_a_run_that_goes_on_with_another_number_of_devices_says_what_that_means(
+    caplog: pytest.LogCaptureFixture,
+):
+    fabric = Fabric(accelerator="cpu", devices=1)
+    with caplog.at_level(logging.INFO, logger="saccade"):
+        module._compare_devices(fabric, 1)
+        assert not caplog.records
+        module._compare_devices(fabric, 2)
+    assert "goes on with 1 devices instead of 2: every batch is the same" in caplog.text
+
+
+X = torch.randn(5, 3, 4, 2, generator=torch.Generator().manual_seed(0)).double() * 2 + 3
+G = torch.randn(5, 3, 4, 2, generator=torch.Generator().manual_seed(1)).double()
+
+
+def build_norm(**options: Any) -> nn.Sequential:
+    norm = nn.BatchNorm2d(3, **options).double()
+    if norm.affine:
+        norm.weight.data = torch.tensor([0.5, 1.5, -2.0]).double()
+        norm.bias.data = torch.tensor([0.1, 0.0, -1.0]).double()
+    return nn.Sequential(norm)
+
+
+def normalise(model: nn.Sequential, mine: slice, passes: int = 3) -> list[Tensor]:
+    """Output and gradient of the part, gradients of parameters, statistics."""
+    x = X[mine].clone().requires_grad_()
+    for _ in range(passes):
+        y = model(x)
+    y.backward(G[mine])
+    assert x.grad is not None
+    learned = [p.grad for p in model.parameters() if p.grad is not None]
+    return [y.detach(), x.grad, *learned, *(b.clone() for b in model.buffers())]
+
+
+def norm_on_a_share(options: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
+    fabric = open_fabric(device="cpu", precision="32-true", strategy="ddp")
+    model, share = build_norm(**options), share_of(fabric)
+    with synchronised(model):
+        got = normalise(model, share.of(5))
+        with alone(model):
+            own = normalise(build_norm(**options), share.of(5), passes=1)
+    assert type(model[0]) is nn.BatchNorm2d
+    return got, own
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"momentum": None}, {"affine": False}, {"track_running_stats": False}, {"eps": 0.5}],
+    ids=str,
+)
+def test_the_norm_of_two_uneven_parts_is_that_of_the_joined_batch_forward_and_backward(
+    pair: Ranks, options: dict[str, Any]
+):
+    whole = normalise(build_norm(**options), slice(None))
+    (a, alone_a), (b, _) = pair(norm_on_a_share, options)
+    affine = options.get("affine", True)
+    for n, (ours, other) in enumerate(zip(a, b, strict=True)):
+        if n < 2:
+            got = torch.cat([ours, other])
+        elif affine and n < 4:  # gradients of weight and bias are local, and summed by ddp
+            got = ours + other
+        else:
+            assert torch.equal(ours, other)
+            got = ours
+        torch.testing.assert_close(got, whole[n], rtol=1e-12, atol=1e-13)
+    # on its own, a part has statistics of its own
+    assert not torch.allclose(alone_a[0], whole[0][:2], atol=1e-3)
+
+
+def talk() -> tuple[list[int], str, int]:
+    fabric = open_fabric(device="cpu", precision="32-true", strategy="ddp")
+
+    def refuse() -> None:
+        raise ValueError(f"refused by {fabric.global_rank}")
+
+    try:
+        first_alone(fabric, refuse)
+    except ValueError as error:
+        said = str(error)
+    return gathered(fabric, fabric.global_rank), said, first_alone(fabric, lambda: 7)
+
+
+@pytest.mark.slow
+def test_what_the_first_process_refuses_all_refuse_with_its_words(pair: Ranks):
+    assert pair(talk) == [([0, 1], "refused by 0", 7)] * 2
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 7])
+def test_shares_are_apart_and_together_everything(world: int):
+    things = list(range(7))
+    shares = [things[Share(rank=r, world=world).of(7)] for r in range(world)]
+    assert [thing for share in shares for thing in share] == things
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strategy": "dpp"}, r"unknown strategy 'dpp'; did you mean 'ddp'\?"),
+        ({"devices": 2}, r"got devices=2 and nodes=1, but this is a single process"),
+        ({"devices": 0}, r"got --devices 0, expected 1 or more"),
+        ({"strategy": "fsdp"}, r"got strategy fsdp for one device, expected at least 2"),
+    ],
+)
+def test_what_one_process_cannot_do_is_refused(options: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        open_fabric(device="cpu", precision="32-true", **options)
+
+
+def test_a_batch_smaller_than_the_number_of_devices_is_refused():
+    from saccade.train.batches import Pictures, Resident
+
+    data = tiny_data()
+    pictures = Pictures.of(data.train, data, torch.device("cpu"))
+    with pytest.raises(ValueError, match="got batches of 1 for 2 devices"):
+        Resident(pictures, size=1, how=Augment(), seed=0, share=Share(rank=0, world=2))
+
+
+def test_the_parts_of_a_batch_are_together_the_batch_of_one_device():
+    from saccade.train.batches import Pictures, Resident
+
+    data = tiny_data()
+    pictures = Pictures.of(data.train, data, torch.device("cpu"))
+    how = Augment(shift=2, rotate=20, flip=True)
+    parts = [
+        Resident(pictures, size=7, how=how, seed=3, share=Share(rank=r, world=3)) for r in range(3)
+    ]
+    whole = Resident(pictures, size=7, how=how, seed=3)
+    for step in (0, 2, 5):
+        batches = [part.at(step) for part in parts]
+        assert torch.equal(torch.cat([b.x for b in batches]), whole.at(step).x)
+        assert torch.equal(torch.cat([b.y for b in batches]), whole.at(step).y)
