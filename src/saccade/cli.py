@@ -15,7 +15,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 
 from saccade._flags import FLAGS
-from saccade.train.launch import LOST, Lost, follow, launched
+from saccade.train.launch import LOST, Lost, follow, launched, rank, size_of
 
 out, err = Console(), Console(stderr=True)
 log = logging.getLogger("saccade")
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     handler = RichHandler(console=err, show_path=False, show_time=False)
     follow()
     logging.getLogger("saccade").addHandler(handler)
-    logging.getLogger("saccade").setLevel(logging.INFO)
+    logging.getLogger("saccade").setLevel(logging.INFO if rank() == 0 else logging.WARNING)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     try:
         status: int = arguments.command(arguments)
@@ -87,7 +87,6 @@ def _train_one(a: Arguments, recipe: Any, run: Path) -> dict[str, Any] | None:
     """The metrics, or None where somebody stopped it."""
     from saccade.train import Interrupted
     from saccade.train import train as train_recipe
-    from saccade.train.launch import rank, size_of
     from saccade.train.live import Live
     from saccade.train.logs import check_logs, told
 

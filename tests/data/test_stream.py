@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from saccade.data import Images, Stream, folder, load_data
-from saccade.data._stream import CENTRE, middle, random_box
+from saccade.data import Images, Stream, folder, load_data, read_image
+from saccade.data._picture import CENTRE, middle
+from saccade.data._stream import random_box
 from tests.data.test_folder import fill, load, save
 
 
 def encoded(value: int, size: tuple[int, int] = (4, 6)) -> bytes:
     """A PNG of rows that grow brighter from `value`."""
-    pixels = np.full((*size, 3), value, np.uint8) + np.arange(size[0], dtype=np.uint8)[:, None, None]
+    pixels = (
+        np.full((*size, 3), value, np.uint8) + np.arange(size[0], dtype=np.uint8)[:, None, None]
+    )
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "png")
     return buffer.getvalue()
@@ -207,3 +210,5 @@ def test_a_random_crop_is_a_matter_of_chance_alone_and_a_test_has_none(tmp_path:
     assert np.array_equal(one, again)
     assert not np.array_equal(one, other)
     assert np.array_equal(data.train.one(0), data.train.read(np.array([0]))[0])
+    shown = read_image(tmp_path / "cat" / "1.png", image_size=8, channels=3, centre=True)
+    assert np.array_equal(data.train.one(0), shown)

@@ -57,7 +57,11 @@ def test_both_are_told_every_line_under_its_step(
     rows = log_rows(run)
     assert wandb.told == [(row["step"], numbers(row)) for row in rows]
     assert wandb.opened["config"]["optim"]["lr"] == recipe.optim.lr
-    assert (wandb.opened["id"], wandb.opened["resume"]) == ("run", "allow")
+    assert (wandb.opened["name"], wandb.opened["resume"]) == ("run", "allow")
+    first = wandb.opened["id"]
+    for folder, same in ((run, True), (tmp_path / "other" / "run", False)):
+        LOGS["wandb"](folder, recipe)
+        assert (wandb.opened["id"] == first) is same
     board = events.EventAccumulator(str(run / "tensorboard"))
     board.Reload()
     for name in ("loss", "accuracy", "validation_loss", "lr", "data_wait"):
@@ -88,7 +92,9 @@ def test_a_missing_library_is_named_with_what_to_install(
     for module in [m for m in sys.modules if m.startswith("torch.utils.tensorboard")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(ImportError, match=rf"--log {name} needs {name}: pip install saccade\[log\]"):
+    with pytest.raises(
+        ImportError, match=rf"--log {name} needs {name}: pip install saccade\[log\]"
+    ):
         check_logs(name)
 
 

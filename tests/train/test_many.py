@@ -1,6 +1,8 @@
 """Two devices come to what one comes to."""
 
 import logging
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 
 from saccade.data import Augment
 from saccade.models import SpikingModel
-from saccade.train import loop
+from saccade.train import Diverged, Interrupted, loop
 from saccade.train import run as module
 from saccade.train.checkpoint import read, read_run
 from saccade.train.devices import Share, first_alone, gathered, open_fabric, share_of
@@ -142,6 +144,44 @@ def test_a_run_on_two_devices_is_resumed_bit_for_bit_and_on_one_to_rounding(
     assert [k for k in a if a[k].numpy().tobytes() != b[k].numpy().tobytes()] == []
     run_one(tmp_path / "one", "auto", {})
     assert_alike(tmp_path / "one", single[0])
+
+
+def end_of(folder: Path, changes: dict[str, Any], signalled: int) -> tuple[str, str, int]:
+    """How a run ends that diverges, or whose second process gets a signal after some steps."""
+
+    class Signal(Silent):
+        def step(self, position: Any, steps: int, loss: float) -> None:
+            if position.step == signalled and os.environ["RANK"] == "1":
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    data, chosen = tiny_data(N=30), recipe(**changes)
+    fabric = open_fabric(device="cpu", precision="32-true", strategy="ddp")
+    model = module.build_model(chosen, data)
+    session = module._open(chosen, folder, data, model, fabric, Signal(), 0)
+    folder.mkdir(exist_ok=True)
+    try:
+        fit(session)
+    except (Diverged, Interrupted) as error:
+        return type(error).__name__, str(error), session.position.step
+    finally:
+        fabric.barrier()
+    raise AssertionError("it came to its end")
+
+
+@pytest.mark.slow
+def test_all_processes_stop_together_when_one_is_asked_to(tmp_path: Path, pair: Ranks):
+    ends = pair(end_of, tmp_path / "run", {}, 4)
+    assert ends == [("Interrupted", "", 5)] * 2
+    assert read_run(tmp_path / "run").position.step == 5  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+def test_all_processes_stop_together_when_the_run_diverges(tmp_path: Path, pair: Ranks):
+    wild = {"optim": Optim(lr=1e30, warmup=0.0), "epochs": 9}
+    (kind, said, step), other = pair(end_of, tmp_path / "run", wild, -1)
+    assert (kind, step) == ("Diverged", other[2])
+    assert "Layers: not finite: " in said
+    assert "A lower optim.lr (now 1e+30)" in said
 
 
 def test_a_run_that_goes_on_with_another_number_of_devices_says_what_that_means(

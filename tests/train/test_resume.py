@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision.amp import MixedPrecision
 
-from saccade.train import Interrupted, Recipe, files, loop, train
+from saccade.train import Interrupted, Recipe, files, loop, run, train
 from saccade.train.checkpoint import Position
 from saccade.train.recipe import Optim
 from saccade.train.run import Silent
@@ -104,6 +106,34 @@ def test_a_run_that_dies_after_each_of_its_steps_is_resumed_exactly(
         train(recipe, tmp_path / "dying", resume=True)
     finally:
         torch.set_num_threads(1)
+    assert_same_run(tmp_path / "dying", tmp_path / "whole")
+
+
+def test_the_loss_scale_of_float16_is_resumed_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """On a CPU Fabric would take bfloat16 instead, which has no scale."""
+
+    def open_float16(**asked: object) -> Fabric:
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**14, growth_interval=2)
+        plugin = MixedPrecision("16-mixed", "cpu", scaler)
+        return Fabric(accelerator="cpu", devices=1, plugins=[plugin])
+
+    monkeypatch.setattr(run, "open_fabric", open_float16)
+    monkeypatch.setattr(loop, "SAVE_SECONDS", -1.0)
+    use(monkeypatch, tiny_data())
+    recipe = tiny_recipe(precision="16-mixed")
+    train(recipe, tmp_path / "whole")
+    scales = []
+    for step in range(1, STEPS + 1):
+        with pytest.raises(Crash):
+            train(recipe, tmp_path / "dying", resume=True, progress=At(step, crash))
+        if (tmp_path / "dying" / "last.safetensors").exists():
+            scales.append(header(tmp_path / "dying" / "last.safetensors")["scaler"]["scale"])
+    train(recipe, tmp_path / "dying", resume=True)
+    ours, like = (header(tmp_path / n / "last.safetensors")["scaler"] for n in ("dying", "whole"))
+    assert ours == like
+    assert len(set(scales)) > 2  # it moved, so that there was something to save
     assert_same_run(tmp_path / "dying", tmp_path / "whole")
 
 

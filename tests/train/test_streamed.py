@@ -1,5 +1,8 @@
 """What is read from disk while the model works is no matter of who reads it, or when."""
 
+import os
+import signal
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +58,6 @@ def test_a_batch_is_no_matter_of_workers_devices_or_what_was_read_before(at: Pat
 
 def test_an_epoch_shows_each_picture_at_most_once(at: Path):
     data = load_data(part(at))
-    assert isinstance(data.train.read, object)
     source = source_of(data.train, data, CPU, 0)
     still = batches_of(source, size=7, how=Augment(), seed=3, share=Share())
     shown = torch.cat([still.at(step).x for step in range(5)])
@@ -79,12 +81,9 @@ def recipe(at: Path) -> Recipe:
 
 
 def test_a_streamed_run_is_resumed_exactly(tmp_path: Path, recipe: Recipe):
-    import os
-    import signal
-
     train(recipe, tmp_path / "whole", workers=0)
+    stop = At(6, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Interrupted):
-        stop = At(6, lambda: os.kill(os.getpid(), signal.SIGTERM))
         train(recipe, tmp_path / "run", workers=0, progress=stop)
     train(recipe, tmp_path / "run", workers=0, resume=True)
     assert_same_run(tmp_path / "run", tmp_path / "whole")
@@ -99,11 +98,9 @@ def test_a_picture_that_goes_bad_during_a_run_is_named(tmp_path: Path, workers: 
     data = load_data(part(at))
     bad = at / "class 1" / "4.png"
     bad.write_bytes(b"no picture")
-    reading = batches(data, workers=workers)
+    shown = [source_of(s, data, CPU, workers).all(50, Share()) for s in (data.train, data.test)]
     with pytest.raises(ValueError, match=r"class 1/4\.png \(picture \d+\): got .*readable"):
-        for step in range(len(reading)):
-            reading.at(step)
-        list(source_of(data.test, data, CPU, workers).all(50, Share()))
+        list(chain(*shown))
 
 
 def test_there_is_a_worker_at_least(monkeypatch: pytest.MonkeyPatch):

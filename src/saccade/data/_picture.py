@@ -12,10 +12,18 @@ if TYPE_CHECKING:
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"})
 """File endings that are taken for pictures, in lower case."""
+CENTRE = 0.875
+"""Side of the middle that a test sees, over the largest possible: 224 of 256 pixels is usual."""
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom edge, in pixels."""
 
 
 def read_image(
-    path: str | Path, *, image_size: int | Sequence[int] | None, channels: int
+    path: str | Path,
+    *,
+    image_size: int | Sequence[int] | None,
+    channels: int,
+    centre: bool = False,
 ) -> UInt8[np.ndarray, "C H W"]:
     """Read a picture, upright, resized and with the channels asked for.
 
@@ -27,6 +35,8 @@ def read_image(
         image_size: (H, W) or the side of a square, in pixels: bilinear, aspect not kept.
             None keeps the picture's own size.
         channels: 1 for grey, 3 for red-green-blue.
+        centre: take the middle alone, in the aspect of `image_size`, as the test of a data set
+            with random crops does.
 
     Raises:
         ValueError: for a bad size or number of channels, or a file that is no sound picture.
@@ -40,7 +50,9 @@ def read_image(
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file, expected a picture")
     picture = open_picture(path, str(path), channels=channels)
-    return pixels_of(picture, size or (picture.height, picture.width))
+    whole = picture.height, picture.width
+    H, W = size or whole
+    return pixels_of(picture, (H, W), middle(*whole, aspect=W / H) if centre else None)
 
 
 def open_picture(file: Path | IO[bytes], name: str, *, channels: int) -> "Image":
@@ -70,14 +82,14 @@ def open_picture(file: Path | IO[bytes], name: str, *, channels: int) -> "Image"
 def pixels_of(
     picture: "Image",
     size: tuple[int, int],
-    box: tuple[float, float, float, float] | None = None,
+    box: Box | None = None,
 ) -> UInt8[np.ndarray, "C H W"]:
     """The pixels of a picture, or of a box of it, at another size.
 
     Args:
         picture: grey or red-green-blue.
         size: (H, W).
-        box: left, top, right and bottom edge, in pixels of the picture.
+        box: which part of it.
     """
     from PIL import Image
 
@@ -85,6 +97,13 @@ def pixels_of(
         picture = picture.resize(size[::-1], Image.Resampling.BILINEAR, box)
     pixels = np.array(picture, dtype=np.uint8)  # a copy, which may be written to
     return np.ascontiguousarray(pixels.reshape(*size, -1).transpose(2, 0, 1))
+
+
+def middle(height: int, width: int, *, aspect: float, side: float = CENTRE) -> Box:
+    """Left, top, right, bottom of the middle: `side` times the largest box of that aspect."""
+    w = side * min(width, height * aspect)
+    h = w / aspect
+    return (width - w) / 2, (height - h) / 2, (width + w) / 2, (height + h) / 2
 
 
 def image_grid(image_size: int | Sequence[int] | None) -> tuple[int, int] | None:

@@ -15,13 +15,10 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from saccade.data._base import Split, channel_statistics
-from saccade.data._picture import open_picture, pixels_of
+from saccade.data._picture import Box, middle, open_picture, pixels_of
 
 ASPECT = (3 / 4, 4 / 3)
-CENTRE = 0.875
-"""Side of the middle that a test sees, over the largest possible: 224 of 256 pixels is usual."""
 _SAMPLE = 512
-Box = tuple[float, float, float, float]
 
 
 class Files(ABC):
@@ -160,13 +157,6 @@ def random_box(
         if w <= width and h <= height:
             return left, top, left + w, top + h
     return middle(height, width, aspect=min(max(width / height, ASPECT[0]), ASPECT[1]), side=1.0)
-
-
-def middle(height: int, width: int, *, aspect: float, side: float = CENTRE) -> Box:
-    """Left, top, right, bottom of the middle: `side` times the largest box of that aspect."""
-    w = side * min(width, height * aspect)
-    h = w / aspect
-    return (width - w) / 2, (height - h) / 2, (width + w) / 2, (height + h) / 2
 
 
 def sample_statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:

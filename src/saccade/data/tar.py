@@ -48,7 +48,8 @@ def load_tar(
     options = {"train": train, "test": test, "classes": classes, "image_size": image_size}
     if missing := [name for name, value in options.items() if value is None]:
         raise ValueError(f"dataset 'tar' got no {', '.join(missing)}, expected each of them")
-    assert train is not None and test is not None
+    assert train is not None
+    assert test is not None
     assert classes is not None
     names = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
     size = image_grid(image_size)

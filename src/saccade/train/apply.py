@@ -76,7 +76,8 @@ def predict_files(
     """
     model, data = open_run(run)
     c = model.config
-    raw = [read_image(p, image_size=c.size, channels=c.in_channels) for p in images]
+    centre = data["part"].get("crop") is not None
+    raw = [read_image(p, image_size=c.size, channels=c.in_channels, centre=centre) for p in images]
     pixels = torch.from_numpy(np.stack(raw))
     # files have 255 for white, whatever the data set has
     x = normalise(unit(255 - pixels if invert else pixels, 255.0), data["mean"], data["std"])

@@ -3,6 +3,7 @@
 An adapter is opened with the first line, so that a run that never begins leaves nothing behind.
 """
 
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -37,11 +38,12 @@ def _tensorboard(run: Path, recipe: Recipe) -> tuple[Tell, Callable[[], None]]:
 @LOGS.add("wandb")
 def _wandb(run: Path, recipe: Recipe) -> tuple[Tell, Callable[[], None]]:
     name = run.absolute().name
-    # an id of its own, so that a resumed run goes on in the same curve
+    # an id of this folder, so that a resumed run goes on in the same curve
+    own = f"{name}-{zlib.crc32(str(run.absolute()).encode()):08x}"
     session = import_module(_NEEDS["wandb"]).init(
         project="saccade",
         dir=str(run),
-        id=name,
+        id=own,
         name=name,
         resume="allow",
         config=asdict(recipe),

@@ -182,7 +182,6 @@ def _backward(s: Session, optimizer: Any, batch: Batch, stop: bool, due: bool) -
     bad = not (float16 or whole(_gradient_norm(s.model)).isfinite())
     loss, correct = result["loss"].detach(), result.get("correct", 0)
     if s.alone:
-        # a task may have no count
         return Tally(
             loss=float(loss), correct=int(correct), seen=count, bad=bad, stop=stop, due=due
         )

@@ -65,7 +65,7 @@ class Recipe:
         task: name and options of what is learned.
         optim: how weights move.
         epochs: passes over the training set.
-        batch_size: pictures a step.
+        batch_size: pictures a step, over all devices together.
         validation: share of the training set held out, measured after every epoch.
         precision: "32-true", or of Lightning Fabric's "bf16-mixed" and "16-mixed".
         seed: of everything random.
