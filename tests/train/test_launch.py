@@ -27,7 +27,14 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def children(pid: int) -> list[int]:
-    return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    try:
+        return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:  # it has ended since it was listed
+        return []
+
+
+def below(pid: int) -> list[int]:
+    return [n for child in children(pid) for n in (child, *below(child))]
 
 
 def number_of(pid: int) -> str:
@@ -89,13 +96,15 @@ def test_no_process_outlives_the_one_that_started_it_and_errors_are_said_once(
     tmp_path: Path, recipe: Path
 ):
     folder, log = tmp_path / "run", tmp_path / "log.txt"
-    words = ["saccade", "train", str(recipe), "--device", "cpu", "--devices", "2", "--out"]
+    words = ["saccade", "train", str(recipe), "--device", "cpu", "--devices", "2"]
+    words += ["data.stream=true", "data.image_size=8", "--workers", "1", "--out"]
     with started([*words, str(folder)], log) as process:
         wait_until(process, log, folder, 1)
-        both = children(process.pid)
+        everyone = below(process.pid)
+        assert len(everyone) > 4  # two, a reader each, and what readers are forked from
         process.kill()
         process.wait()
-        assert gone(both)
+        assert gone(everyone)
     # they saw it as SIGTERM, so that the state is saved
     assert header(folder / "last.safetensors")["position"]["step"] > 0
     again = tmp_path / "again.txt"

@@ -178,23 +178,26 @@ def _backward(s: Session, optimizer: Any, batch: Batch, stop: bool, due: bool) -
     except torch.OutOfMemoryError:
         return None
     # float16 overflows now and then, and its scaler leaves those steps out
-    float16 = s.recipe.precision == "16-mixed"
-    bad = not (float16 or whole(_gradient_norm(s.model)).isfinite())
-    loss, correct = result["loss"].detach(), result.get("correct", 0)
+    watched = s.recipe.precision != "16-mixed"
+    norm = whole(_gradient_norm(s.model)) if watched else torch.zeros(())
+    correct = torch.as_tensor(result.get("correct", 0))
+    # in one piece, so that the device is waited for once
+    exact = torch.float32 if s.fabric.device.type == "mps" else torch.float64
+    said = [result["loss"].detach().to(exact) * count, correct, ~norm.isfinite()]
+    sums = torch.stack([v.to(s.fabric.device, exact) for v in said])
+    mine = [float(count), float(stop), float(due)]
     if s.alone:
-        return Tally(
-            loss=float(loss), correct=int(correct), seen=count, bad=bad, stop=stop, due=due
-        )
-    said = [loss * count, correct, count, bad, stop, due]
-    sums = torch.stack([torch.as_tensor(v, device=s.fabric.device).double() for v in said])
-    total = summed(s.fabric, sums).tolist()
+        total = sums.tolist() + mine
+    else:
+        total = summed(s.fabric, torch.cat([sums, sums.new_tensor(mine)])).tolist()
+    loss, right, bad, seen, *asked = total
     return Tally(
-        loss=total[0] / total[2],
-        correct=int(total[1]),
-        seen=int(total[2]),
-        bad=total[3] > 0,
-        stop=total[4] > 0,
-        due=total[5] > 0,
+        loss=loss / seen,
+        correct=int(right),
+        seen=int(seen),
+        bad=bad > 0,
+        stop=asked[0] > 0,
+        due=asked[1] > 0,
     )
 
 

@@ -7,8 +7,10 @@ process of a run shows it, or where a run was interrupted.
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing import forkserver
 from typing import Any
 
 import numpy as np
@@ -153,12 +155,27 @@ class _Reader(Dataset[Any]):
 
 
 def _start_method() -> str:
-    """Never by forking this process: a worker would inherit its threads and their locks."""
-    return next(m for m in ("forkserver", "spawn") if m in multiprocessing.get_all_start_methods())
+    """Never by forking this process: a worker would inherit its threads and their locks.
+
+    Workers are forked from a process that has imported this module and does nothing else. Ctrl-C
+    reaches every process of a terminal; it and its workers do not hear it, from their very
+    start, and end when the run does.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return "spawn"
+    multiprocessing.set_forkserver_preload([__name__])
+    if threading.current_thread() is not threading.main_thread():  # signals are not ours
+        return "forkserver"
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return "forkserver"
 
 
 def _undisturbed(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; this one ends when its run does."""
+    """As above, where workers are not forked."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
