@@ -149,7 +149,10 @@ def test_several_machines_have_to_be_told_apart(monkeypatch: pytest.MonkeyPatch)
     found = module._environment(4, 3)
     assert (found["WORLD_SIZE"], found["GROUP_RANK"]) == ("12", "2")
     assert (found["MASTER_ADDR"], found["MASTER_PORT"]) == ("10.0.0.1", "29500")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 7)
     own = module._environment(2, 1)
+    assert (own["OMP_NUM_THREADS"], module._environment(9, 1)["OMP_NUM_THREADS"]) == ("3", "1")
     assert (own["WORLD_SIZE"], own["GROUP_RANK"], own["MASTER_ADDR"]) == ("2", "0", "127.0.0.1")
 
 

@@ -23,7 +23,7 @@ from saccade.train.loop import fit
 from saccade.train.recipe import Optim, Recipe
 from saccade.train.run import Silent, finish
 from saccade.train.synchronised import alone, synchronised
-from tests.train.ranks import Ranks
+from tests.train.ranks import Ranks, environment
 from tests.train.tiny import tiny_data, tiny_recipe
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
@@ -292,6 +292,24 @@ def test_shares_are_apart_and_together_everything(world: int):
 def test_what_one_process_cannot_do_is_refused(options: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
         open_fabric(device="cpu", precision="32-true", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "cuda"}, r"got --devices 2, but this machine has 1 GPUs"),
+        ({"device": "auto"}, r"got --devices 2, but this machine has 1 GPUs"),
+        ({"device": "cpu", "strategy": "fsdp", "precision": "16-mixed"}, "expected bf16-mixed"),
+    ],
+)
+def test_what_the_processes_of_a_run_cannot_do_is_refused_before_they_meet(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str
+):
+    for name, value in environment(0, 2, 1).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match=message):
+        open_fabric(**{"precision": "32-true", **options})
 
 
 def test_a_batch_smaller_than_the_number_of_devices_is_refused():

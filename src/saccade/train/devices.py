@@ -58,7 +58,8 @@ def open_fabric(
             the optimiser's state (PyTorch's `fully_shard`); "auto" is ddp where there are several.
 
     Raises:
-        ValueError: for an unknown strategy, or more devices than there are processes.
+        ValueError: for an unknown strategy, one that has not the precision, or more devices than
+            there are processes or GPUs.
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"unknown strategy {strategy!r}; {nearest(strategy, [*STRATEGIES])}")
@@ -72,6 +73,9 @@ def open_fabric(
         if strategy == "fsdp":
             raise ValueError("got strategy fsdp for one device, expected at least 2 devices")
         return Fabric(accelerator=device, devices=1, precision=precision)  # type: ignore[arg-type]
+    found = torch.cuda.device_count()
+    if here > found and (device == "cuda" or (device == "auto" and found)):
+        raise ValueError(f"got --devices {here}, but this machine has {found} GPUs")
     if strategy == "fsdp" and precision == "16-mixed":
         raise ValueError(
             "got precision 16-mixed with strategy fsdp, expected bf16-mixed or 32-true, or ddp"

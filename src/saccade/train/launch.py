@@ -101,12 +101,15 @@ def _environment(devices: int, nodes: int) -> dict[str, str]:
             f"each machine with NODE_RANK=0..{nodes - 1} and MASTER_ADDR=<the first machine>, or "
             "use torchrun"
         )
+    cores = os.cpu_count() or 1
     return {
         "GROUP_RANK": node,
         "WORLD_SIZE": str(devices * nodes),
         "LOCAL_WORLD_SIZE": str(devices),
         "MASTER_ADDR": address,
         "MASTER_PORT": port,
+        # else each process would start a thread for every core
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // devices))),
         "TORCHELASTIC_RUN_ID": "saccade",
         _WATCHED: "1",
     }
