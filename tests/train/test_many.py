@@ -24,6 +24,7 @@ from saccade.train.recipe import Optim, Recipe
 from saccade.train.run import Silent, finish
 from saccade.train.synchronised import alone, synchronised
 from tests.train.ranks import Ranks, environment
+from tests.train.test_memory import Small
 from tests.train.tiny import tiny_data, tiny_recipe
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
@@ -182,6 +183,31 @@ def test_all_processes_stop_together_when_the_run_diverges(tmp_path: Path, pair:
     assert (kind, step) == ("Diverged", other[2])
     assert "Layers: not finite: " in said
     assert "A lower optim.lr (now 1e+30)" in said
+
+
+def too_large_for_one(folder: Path) -> str:
+    """What the second process says, whose part of a batch does not fit; the first one is gone."""
+    task = Small(2)
+    data, chosen = tiny_data(N=30), recipe(batch_size=16)
+    fabric = open_fabric(device="cpu", precision="32-true", strategy="ddp")
+    model = module.build_model(chosen, data)
+    session = module._open(chosen, folder, data, model, fabric, Silent(), 0)
+    session.task = task
+    if fabric.is_global_zero:
+        return ""
+    with synchronised(model):  # as in a run
+        return str(loop._does_not_fit(session, session.batches.at(0)))
+
+
+@pytest.mark.slow
+def test_the_size_that_fits_is_found_by_one_process_without_waiting_for_the_other(
+    tmp_path: Path, pair: Ranks
+):
+    first, said = pair(too_large_for_one, tmp_path / "run")
+    assert first == ""
+    assert "a batch of 8 pictures does not fit" in said
+    assert "that does is 2. accumulate=4" in said
+    assert "leaves batch_size=16 as it is" in said
 
 
 def test_a_run_that_goes_on_with_another_number_of_devices_says_what_that_means(

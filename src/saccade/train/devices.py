@@ -64,14 +64,14 @@ def open_fabric(
     if strategy not in STRATEGIES:
         raise ValueError(f"unknown strategy {strategy!r}; {nearest(strategy, [*STRATEGIES])}")
     here, machines = size_of(devices, nodes)
+    if strategy == "fsdp" and here * machines == 1:
+        raise ValueError("got strategy fsdp for one device, expected at least 2 devices")
     if not launched():
         if here * machines > 1:
             raise ValueError(
                 f"got devices={here} and nodes={machines}, but this is a single process; start "
                 "several with `saccade train --devices` or torchrun"
             )
-        if strategy == "fsdp":
-            raise ValueError("got strategy fsdp for one device, expected at least 2 devices")
         return Fabric(accelerator=device, devices=1, precision=precision)  # type: ignore[arg-type]
     found = torch.cuda.device_count()
     if here > found and (device == "cuda" or (device == "auto" and found)):

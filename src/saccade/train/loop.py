@@ -322,7 +322,7 @@ def _losing(s: Session) -> Iterator[None]:
         )
         raise Lost(
             f"another process of this run is gone, after step {s.position.step}; {kept} "
-            f"({str(error).splitlines()[0]})"
+            f"({str(error).splitlines()[0].partition('. ')[0]})"
         ) from error
 
 
