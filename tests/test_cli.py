@@ -16,7 +16,10 @@ from saccade.train.recipe import parse_recipe
 from tests.train.tiny import MODEL, log_rows, write_pictures, write_recipe
 
 FLAGS = {
-    "train": ["--data-root", "--device", "--out", "--resume", "--seed", "--seeds"],
+    "train": [
+        *("--data-root", "--device", "--devices", "--log", "--nodes", "--out", "--resume"),
+        *("--seed", "--seeds", "--strategy", "--workers"),
+    ],
     "eval": ["--data-root", "--device", "--json"],
     "predict": ["--invert", "--json", "--top"],
     "list": ["--json"],

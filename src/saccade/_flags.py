@@ -19,6 +19,34 @@ _DEVICE: tuple[Sequence[str], dict[str, Any]] = (
     ["--device"],
     {"default": "auto", "help": "auto, cpu, cuda or mps (default: auto)"},
 )
+_MANY: Options = (
+    (
+        ["--devices"],
+        {
+            "type": int,
+            "metavar": "N",
+            "help": "devices of this machine, a process for each (default: 1, or as torchrun has "
+            "it); batch_size is that of all devices together",
+        },
+    ),
+    (
+        ["--nodes"],
+        {
+            "type": int,
+            "metavar": "N",
+            "help": "machines: run the same command on each, with NODE_RANK and MASTER_ADDR set "
+            "(default: 1, or as torchrun has it)",
+        },
+    ),
+    (
+        ["--strategy"],
+        {
+            "default": "auto",
+            "help": "ddp: the whole model on each device; fsdp: spread over them "
+            "(default: auto, which is ddp)",
+        },
+    ),
+)
 _RUN: tuple[Sequence[str], dict[str, Any]] = (
     ["run"],
     {"metavar": "RUN", "help": "folder of a run, or a .safetensors file"},
@@ -29,7 +57,8 @@ FLAGS: dict[str, tuple[str, Options]] = {
         "  saccade train digits                        the demo\n"
         "  saccade train cifar10 epochs=20 optim.lr=1e-3\n"
         "  saccade train digits model.attention.scale=0.25 --seeds 0,1,2\n"
-        "  saccade train runs/digits-s0 --resume       go on after a stop",
+        "  saccade train runs/digits-s0 --resume       go on after a stop\n"
+        "  saccade train cifar10 --devices 4           four GPUs; torchrun works as well",
         (
             (
                 ["recipe"],
@@ -58,6 +87,23 @@ FLAGS: dict[str, tuple[str, Options]] = {
                 },
             ),
             _DATA_ROOT,
+            *_MANY,
+            (
+                ["--workers"],
+                {
+                    "type": int,
+                    "metavar": "N",
+                    "help": "processes that read data too large for memory; 0: none beside the "
+                    "training itself (default: by the number of cores)",
+                },
+            ),
+            (
+                ["--log"],
+                {
+                    "metavar": "NAME,…",
+                    "help": "tell the log to tensorboard or wandb as well (needs saccade[log])",
+                },
+            ),
         ),
     ),
     "eval": (

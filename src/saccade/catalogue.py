@@ -18,8 +18,8 @@ from saccade.nn.pmsn import EQUATIONS as PMSN_EQUATIONS
 from saccade.nn.released import EQUATIONS as RELEASED_EQUATIONS
 from saccade.ops import OPS, SURROGATE
 from saccade.train.optim import OPTIMIZER
+from saccade.train.outcome import hardware, versions
 from saccade.train.recipe import find_recipe, list_recipes, load_recipe
-from saccade.train.run import hardware, versions
 from saccade.train.schedule import SCHEDULE
 from saccade.train.tasks import TASK
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import saccade
-from saccade.train import Recipe, run, train
+from saccade.train import Recipe, outcome, train
 from saccade.train.apply import evaluate_run
 from saccade.train.average import MovingAverage
 from saccade.train.recipe import Average
@@ -52,12 +52,14 @@ def test_the_averaged_weights_are_what_is_validated_tested_and_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: Recipe
 ):
     use(monkeypatch, tiny_data())
-    counts, watched, follow, look = [], [], MovingAverage.follow, run.observe
+    counts, watched, follow, look = [], [], MovingAverage.follow, outcome.observe
     with monkeypatch.context() as patch:
         patch.setattr(
             MovingAverage, "follow", lambda s, model, n: (counts.append(n), follow(s, model, n))
         )
-        patch.setattr(run, "observe", lambda model, x: (watched.append(model), look(model, x))[1])
+        patch.setattr(
+            outcome, "observe", lambda model, x: (watched.append(model), look(model, x))[1]
+        )
         metrics = train(recipe, tmp_path / "with")
     assert counts == list(range(1, 10))
     last = train(tiny_recipe(validation=0.25, batch_size=6), tmp_path / "without")

@@ -11,10 +11,10 @@ from saccade.train import train
 from saccade.train.curriculum import AS_BUILT, Sharpness, Stage, stage_at, try_stages
 from saccade.train.loop import fit
 from saccade.train.recipe import parse_recipe
-from saccade.train.run import Silent, _open, build_model
+from saccade.train.run import build_model
 from saccade.train.tasks import Batch
 from saccade.train.tasks.classify import Classify
-from tests.train.tiny import MODEL, tiny_data, tiny_recipe, use
+from tests.train.tiny import MODEL, opened, tiny_data, tiny_recipe, use
 
 SIZED = (Stage(until=0.5, T=1, size=4),)
 STAGES = (Stage(until=0.4, T=1), Stage(until=0.7, T=3, sharpness=0.5))
@@ -69,7 +69,7 @@ def test_sharpness_scales_what_the_model_was_built_with_and_comes_back():
 def test_a_run_leaves_the_model_as_sharp_as_it_was_built(tmp_path: Path):
     data, recipe = tiny_data(), tiny_recipe(curriculum=(Stage(until=1.0, sharpness=0.5),))
     model = build_model(recipe, data)
-    fit(_open(recipe, tmp_path, data, model, "cpu", Silent()))
+    fit(opened(tmp_path, recipe, data, model))
     assert {m.fire.alpha for m in model.modules() if isinstance(getattr(m, "fire", 0), Fire)} == {
         None
     }
@@ -99,7 +99,7 @@ def test_a_model_whose_parameters_depend_on_t_is_refused_before_anything_is_writ
     with pytest.raises(
         ValueError, match=r"curriculum asks for T=1 and size 32, which model 'ma_gesture_3'"
     ):
-        _open(recipe, tmp_path / "run", data, model, "cpu", Silent())
+        opened(tmp_path / "run", recipe, data, model)
 
 
 def test_the_size_of_a_stage_keeps_the_aspect():

@@ -114,8 +114,8 @@ def test_a_run_whose_weights_are_spoiled_keeps_its_last_good_checkpoint(
     good: list[bytes] = []
     write = loop.save_run
 
-    def save(folder: Path, *rest: object) -> None:
-        write(folder, *rest)
+    def save(folder: Path, *rest: object, **how: object) -> None:
+        write(folder, *rest, **how)
         good.append((folder / "last.safetensors").read_bytes())
 
     monkeypatch.setattr(loop, "save_run", save)

@@ -1,6 +1,5 @@
 """What one step does: parts of a batch, blends, rates."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,27 +8,16 @@ import torch
 from torch import nn
 
 from saccade.data import Augment, Mix
-from saccade.train import Recipe
-from saccade.train.loop import Session, _batch, _gradients, fit
+from saccade.train.loop import _gradients, _pieces, fit
 from saccade.train.recipe import Optim
-from saccade.train.run import Silent, _open, build_model
-from tests.train.tiny import tiny_data, tiny_recipe
-
-
-def session(folder: Path, recipe: Recipe) -> Session:
-    data = tiny_data()
-    return _open(recipe, folder, data, build_model(recipe, data), "cpu", Silent())
+from tests.train.tiny import in_float64, opened, tiny_recipe
 
 
 def gradients(folder: Path, **changes: Any) -> tuple[float, int, dict[str, torch.Tensor]]:
     """Of one batch, in float64 and with the norms' statistics fixed."""
-    s = session(folder, tiny_recipe(augment=Augment(), **changes))
-    s.model.double().eval()
-    batch = _batch(s)
-    batch = replace(
-        batch, x=batch.x.double(), soft=None if batch.soft is None else batch.soft.double()
-    )
-    loss, correct = _gradients(s, s.model, batch)
+    s = opened(folder, tiny_recipe(augment=Augment(), **changes))
+    in_float64(s.model).eval().train = lambda mode=True: s.model  # type: ignore[method-assign]
+    loss, correct = _gradients(s, _pieces(s)).tolist()
     return loss, correct, {k: p.grad for k, p in s.model.named_parameters() if p.grad is not None}
 
 
@@ -48,7 +36,7 @@ def test_parts_add_up_to_the_gradient_of_the_whole_batch(tmp_path: Path, parts: 
 
 def test_an_update_sees_the_batch_size_whatever_the_parts(tmp_path: Path):
     for accumulate in (1, 4):
-        s = session(tmp_path / str(accumulate), tiny_recipe(accumulate=accumulate, epochs=1))
+        s = opened(tmp_path / str(accumulate), tiny_recipe(accumulate=accumulate, epochs=1))
         (tmp_path / str(accumulate)).mkdir()
         fit(s)
         assert (s.position.step, s.position.images) == (3, 24)
@@ -56,11 +44,11 @@ def test_an_update_sees_the_batch_size_whatever_the_parts(tmp_path: Path):
 
 def test_blends_end_with_their_share_of_the_steps_and_are_functions_of_the_step(tmp_path: Path):
     recipe = tiny_recipe(mix=Mix(mixup=1.0, until=0.5))
-    s = session(tmp_path, recipe)
+    s = opened(tmp_path, recipe)
     blended = []
     for step in range(9):
         s.position.step = step
-        first, second = _batch(s), _batch(s)
+        (first,), (second,) = _pieces(s), _pieces(s)
         assert torch.equal(first.x, second.x)
         blended.append(first.soft is not None)
         if first.soft is not None:
@@ -72,7 +60,7 @@ def test_blends_end_with_their_share_of_the_steps_and_are_functions_of_the_step(
 def test_another_seed_blends_otherwise(tmp_path: Path):
     soft = []
     for seed in (0, 1):
-        batch = _batch(session(tmp_path, tiny_recipe(mix=Mix(mixup=1.0), seed=seed)))
+        (batch,) = _pieces(opened(tmp_path, tiny_recipe(mix=Mix(mixup=1.0), seed=seed)))
         soft.append(batch.soft.sort(-1).values)
     assert not torch.equal(*soft)
 
@@ -80,7 +68,7 @@ def test_another_seed_blends_otherwise(tmp_path: Path):
 def test_each_group_has_its_own_rate_at_each_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     seen = []
     optim = Optim(name="muon", lr=0.01, schedule="linear", warmup=0.0, final=0.0)
-    s = session(tmp_path, tiny_recipe(optim=optim, epochs=1))
+    s = opened(tmp_path, tiny_recipe(optim=optim, epochs=1))
     step = s.optimizer.step
     monkeypatch.setattr(
         s.optimizer,
@@ -94,7 +82,7 @@ def test_each_group_has_its_own_rate_at_each_step(tmp_path: Path, monkeypatch: p
 def test_clipping_bounds_the_norm_of_the_sum_of_parts(tmp_path: Path, monkeypatch):
     norms = []
     recipe = tiny_recipe(optim=Optim(name="sgd", lr=1e-3, clip=0.01), accumulate=2, epochs=1)
-    s = session(tmp_path, recipe)
+    s = opened(tmp_path, recipe)
     step = s.optimizer.step
 
     def watched(*arguments: Any) -> Any:

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision.amp import MixedPrecision
 
 from saccade.data import Augment, Mix
 from saccade.data.randaugment import RandAugment
-from saccade.train import Interrupted, Recipe, files, loop, train
+from saccade.train import Interrupted, Recipe, files, loop, run, train
 from saccade.train.checkpoint import Position
 from saccade.train.curriculum import Stage
 from saccade.train.recipe import Average, Optim
@@ -112,6 +114,7 @@ def test_a_run_that_dies_after_each_of_its_steps_is_resumed_exactly(
 
 
 EVERYTHING = {
+    "task": {"name": "tet", "label_smoothing": 0.1},
     "optim": Optim(name="muon", lr=1e-2, schedule={"name": "trapezoid", "cooldown": 0.5}),
     "average": Average(decay=0.8, warmup=2.0),
     "mix": Mix(mixup=0.5, cutmix=1.0, until=0.8),
@@ -125,8 +128,8 @@ EVERYTHING = {
 
 @pytest.mark.parametrize(
     "changes",
-    [EVERYTHING, {"task": {"name": "tet"}, "optim": Optim(name="lamb", lr=1e-2)}],
-    ids=["everything", "tet and lamb"],
+    [EVERYTHING, {"optim": Optim(name="lamb", lr=1e-2)}],
+    ids=["everything", "lamb"],
 )
 def test_whatever_is_switched_on_a_run_that_dies_after_each_of_its_steps_is_resumed_exactly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
@@ -139,6 +142,34 @@ def test_whatever_is_switched_on_a_run_that_dies_after_each_of_its_steps_is_resu
         with pytest.raises(Crash):
             train(recipe, tmp_path / "dying", resume=True, progress=At(step, crash))
     train(recipe, tmp_path / "dying", resume=True)
+    assert_same_run(tmp_path / "dying", tmp_path / "whole")
+
+
+def test_the_loss_scale_of_float16_is_resumed_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """On a CPU Fabric would take bfloat16 instead, which has no scale."""
+
+    def open_float16(**asked: object) -> Fabric:
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**14, growth_interval=2)
+        plugin = MixedPrecision("16-mixed", "cpu", scaler)
+        return Fabric(accelerator="cpu", devices=1, plugins=[plugin])
+
+    monkeypatch.setattr(run, "open_fabric", open_float16)
+    monkeypatch.setattr(loop, "SAVE_SECONDS", -1.0)
+    use(monkeypatch, tiny_data())
+    recipe = tiny_recipe(precision="16-mixed")
+    train(recipe, tmp_path / "whole")
+    scales = []
+    for step in range(1, STEPS + 1):
+        with pytest.raises(Crash):
+            train(recipe, tmp_path / "dying", resume=True, progress=At(step, crash))
+        if (tmp_path / "dying" / "last.safetensors").exists():
+            scales.append(header(tmp_path / "dying" / "last.safetensors")["scaler"]["scale"])
+    train(recipe, tmp_path / "dying", resume=True)
+    ours, like = (header(tmp_path / n / "last.safetensors")["scaler"] for n in ("dying", "whole"))
+    assert ours == like
+    assert len(set(scales)) > 2  # it moved, so that there was something to save
     assert_same_run(tmp_path / "dying", tmp_path / "whole")
 
 

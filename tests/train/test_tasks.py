@@ -197,18 +197,16 @@ def test_a_teacher_that_is_not_there_is_named(part, message: str):
         make_task(part)
 
 
-def test_a_batch_is_split_in_order_into_parts_of_about_equal_size():
+def test_a_part_of_a_batch_keeps_all_that_belongs_to_its_pictures():
     whole = Batch(
         x=torch.arange(7.0).reshape(7, 1, 1, 1), y=torch.arange(7), soft=torch.eye(7), T=3
     )
-    parts = whole.split(3)
-    assert [len(p.y) for p in parts] == [3, 2, 2]
-    for name in ("x", "y", "soft"):
-        assert torch.equal(torch.cat([getattr(p, name) for p in parts]), getattr(whole, name))
-    assert {p.T for p in parts} == {3}
-    assert [len(p.y) for p in batch().split(5)] == [1, 1]
-    frames = Batch(x=torch.zeros(4, 2, 1, 8, 8), y=torch.arange(2)).split(2)
-    assert [p.x.shape for p in frames] == [(4, 1, 1, 8, 8)] * 2
+    part = whole.part(slice(2, 5))
+    assert part.x.flatten().tolist() == part.y.tolist() == [2, 3, 4]
+    assert torch.equal(part.soft, torch.eye(7)[2:5])
+    assert part.T == 3
+    frames = Batch(x=torch.rand(4, 3, 1, 8, 8), y=torch.arange(3))
+    assert torch.equal(frames.part(slice(1, 3)).x, frames.x[:, 1:])
 
 
 def test_what_is_shown_for_t_steps_is_what_the_model_makes_of_a_picture_itself():

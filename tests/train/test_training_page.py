@@ -12,10 +12,9 @@ from saccade.data.randaugment import OPERATION, RandAugment
 from saccade.train.curriculum import Stage
 from saccade.train.optim import DECAY, OPTIMIZER
 from saccade.train.recipe import PRECISIONS, Average, Optim, Recipe, parse_recipe
-from saccade.train.run import Silent, _open, build_model
 from saccade.train.schedule import SCHEDULE
 from saccade.train.tasks import TASK
-from tests.train.tiny import tiny_data
+from tests.train.tiny import opened, tiny_data
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
 WORDS = {
@@ -47,6 +46,6 @@ def test_every_choice_is_named():
 def test_the_example_is_a_recipe_that_can_be_trained(tmp_path: Path):
     (example,) = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.M | re.S)
     recipe, data = parse_recipe(example), tiny_data(K=10, N=40)
-    session = _open(recipe, tmp_path, data, build_model(recipe, data), "cpu", Silent())
+    session = opened(tmp_path, recipe, data)
     assert session.average is not None
     assert session.stage.T == 1

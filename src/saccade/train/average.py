@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from saccade.models import SpikingModel
+from saccade.train.devices import local
 from saccade.train.recipe import Average
 
 
@@ -29,8 +30,13 @@ class MovingAverage:
 
     @torch.no_grad()
     def follow(self, model: SpikingModel, n: int) -> None:
-        """Move towards the weights and buffers that step n (from 1) left; counters are copied."""
-        average, now = self.model.state_dict(), model.state_dict()
+        """Move towards the weights and buffers that step n (from 1) left; counters are copied.
+
+        Where both are spread over devices, each moves what it holds.
+        """
+        average, now = (
+            {name: local(t) for name, t in m.state_dict().items()} for m in (self.model, model)
+        )
         real = [name for name, t in average.items() if t.is_floating_point()]
         ours: list[Tensor] = [average[name] for name in real]
         torch._foreach_lerp_(ours, [now[name] for name in real], 1 - self.decay_at(n))

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.modules.conv import _ConvNd
 
 from saccade._registry import Registry, nearest
@@ -21,6 +22,8 @@ DECAY: dict[str, Callable[[Tensor], bool]] = {
 }
 """Which parameters `weight_decay` acts on. "matrices" spares those of one axis or none (biases,
 norms, time constants), as the official code of Spikformer does; "all" is torch's own habit."""
+_WHOLE = ("lamb", "muon")
+"""Those that look at a layer as a whole: its norm, its singular values."""
 
 
 def make_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
@@ -33,6 +36,11 @@ def make_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
     if optim.decay not in DECAY:
         raise ValueError(f"unknown optim.decay {optim.decay!r}; {nearest(optim.decay, [*DECAY])}")
     part = {**optim.options, "name": optim.name}
+    if optim.name in _WHOLE and any(isinstance(p, DTensor) for p in model.parameters()):
+        raise ValueError(
+            f"got optim.name={optim.name!r} with strategy fsdp, which leaves a part of each matrix "
+            "on each device, expected adamw, adam or sgd; or strategy ddp"
+        )
     optimizer: torch.optim.Optimizer = OPTIMIZER.build(part, model, optim)
     for group in optimizer.param_groups:
         group["peak_lr"] = group["lr"]

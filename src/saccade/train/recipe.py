@@ -111,8 +111,8 @@ class Recipe:
         average: of the weights over the steps.
         curriculum: stages, each {until, T, size, sharpness}; see `saccade.train.curriculum.Stage`.
         epochs: passes over the training set.
-        batch_size: pictures a step, whatever `accumulate` is.
-        accumulate: parts that a batch is cut into, one after the other, to save memory. The
+        batch_size: pictures a step, over all devices together, whatever `accumulate` is.
+        accumulate: pieces that a batch is cut into, one after the other, to save memory. The
             gradient is that of the whole batch, up to statistics of batch norm and dropout.
         validation: share of the training set held out, measured after every epoch.
         precision: "32-true", or of Lightning Fabric's "bf16-mixed" and "16-mixed".

@@ -50,12 +50,10 @@ class Batch:
         logits: Tensor = model(self.shown, **{k: v for k, v in options.items() if v})
         return logits
 
-    def split(self, parts: int) -> list["Batch"]:
-        """At most so many batches of about equal size, in order; none is empty."""
-        x, y = self.x.tensor_split(parts, dim=-4), self.y.tensor_split(parts)
-        soft = [None] * parts if self.soft is None else self.soft.tensor_split(parts)
-        whole = zip(x, y, soft, strict=True)
-        return [replace(self, x=a, y=b, soft=c) for a, b, c in whole if len(b)]
+    def part(self, which: slice) -> "Batch":
+        """Some of the pictures, with all that belongs to them."""
+        soft = None if self.soft is None else self.soft[which]
+        return replace(self, x=self.x[..., which, :, :, :], y=self.y[which], soft=soft)
 
 
 class Task(ABC):
