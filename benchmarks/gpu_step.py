@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--mode", default="train", choices=["train", "infer"])
+    parser.add_argument("--products", default="")
     parser.add_argument("--graph", action="store_true")
     parser.add_argument("--profile", action="store_true")
     args = parser.parse_args()
@@ -69,10 +70,50 @@ def main() -> None:
 
     @torch.no_grad()
     def infer() -> None:
-        with torch.autocast("cuda", torch.bfloat16):
+        with torch.autocast("cuda", torch.bfloat16, enabled=not args.products):
             model(x)
 
     model.train(args.mode == "train")
+    if args.products:
+        with torch.autocast("cuda", torch.bfloat16):
+            for _ in range(20):
+                model.train()(x)
+        from saccade.nn.folded import Folded
+        from saccade.attention.ssa import fire_mix
+        from saccade.ops import affine_lif
+        from saccade.transform import fuse
+        model.eval()
+        spikes = {}
+        def seen(name):
+            return lambda m, a, out: spikes.setdefault(name, []).append(out.to(torch.int8))
+        fused = {p: fuse(model, p) for p in {args.products, "bfloat16"}}
+        for p, f in fused.items():
+            for n, m in f.named_modules():
+                if isinstance(m, Folded):
+                    m.register_forward_hook(seen(n))
+            with torch.no_grad():
+                f(x)
+        def report(what):
+            counts = [(int((a != b).sum()), a.numel()) for a, b in spikes.values()]
+            print(what, "flips", sum(c for c, _ in counts), "of", sum(n for _, n in counts),
+                  "layers", [f"{c / n:.1e}" for c, n in counts][:12], "rate",
+                  sum(float(a.float().mean()) for a, _ in spikes.values()) / len(spikes))
+        if len(fused) == 2:
+            report("int8 against bf16")
+        spikes.clear()
+        kept = [(op, dict(op.variants)) for op in (affine_lif, fire_mix)]
+        f = fused["bfloat16"]
+        with torch.no_grad():
+            f(x[:16])
+            affine_lif.variants.clear()
+            fire_mix.variants.pop("triton")
+            f(x[:16])
+        report("bf16 fused against op by op")
+        for op, variants in kept:
+            op.variants.clear()
+            op.variants.update(variants)
+        spikes.clear()
+        model = fuse(model, args.products)
     step = train if args.mode == "train" else infer
     step()
     torch.cuda.synchronize()

@@ -13,11 +13,12 @@ from saccade.models import ConvConfig, ResNetConfig, TransformerConfig
 ROOT = Path(saccade.__file__).parent
 FLOORS = [
     {"_registry", "_sources", "_keymap", "_golden"},
+    {"kernels"},
     {"ops", "data"},
     {"nn"},
     {"attention"},
     {"models"},
-    {"analysis", "verify", "convert"},
+    {"analysis", "verify", "convert", "transform"},
     {"train"},
     {"report"},
     {"catalogue", "_flags"},
@@ -68,10 +69,12 @@ def test_imports_go_down(path: Path):
 @by_file
 def test_files_and_functions_stay_small(path: Path):
     text = path.read_text()
-    assert text.count("\n") <= MAX_FILE
+    kernels = path.parent.name == "kernels"  # the one place where long functions are forgiven
+    assert text.count("\n") <= MAX_FILE * (1 + kernels)
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
-            assert (node.end_lineno or 0) - node.lineno < MAX_FUNCTION, node.name
+            length = (node.end_lineno or 0) - node.lineno
+            assert length < MAX_FUNCTION * (1 + kernels), node.name
 
 
 @by_file

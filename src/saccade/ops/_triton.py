@@ -25,11 +25,11 @@ MAX_STEPS = 32
 """T up to which a kernel unrolls its steps: their membranes stay in registers."""
 
 
-def refuses(x: Tensor, steps: int) -> str | None:
+def refuses(x: Tensor, steps: int, dtypes: tuple[torch.dtype, ...] = DTYPES) -> str | None:
     """Why no kernel can run on `x` for so many steps, or None where it can."""
     if x.device.type != "cuda":
         return f"the tensors are on {x.device.type}, not cuda"
-    if x.dtype not in DTYPES:
+    if x.dtype not in dtypes:
         return f"{str(x.dtype).removeprefix('torch.')} is left to torch"
     if steps > MAX_STEPS:
         return f"T={steps} is more than the {MAX_STEPS} steps that fit in registers"
