@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from saccade.data import Augment, ImageData, load_data
+from saccade.data import Augment, ImageData, Mix, load_data
 from saccade.train import Interrupted, Recipe, train
 from saccade.train.batches import Batches, Plan
 from saccade.train.devices import Share
 from saccade.train.streamed import Streamed, batches_of, default_workers, source_of
+from saccade.train.tasks import Batch
 from tests.train.test_resume import At
 from tests.train.tiny import assert_same_run, batch_at, log_rows, tiny_recipe, write_pictures
 
@@ -54,6 +55,25 @@ def test_a_batch_is_no_matter_of_workers_devices_or_what_was_read_before(at: Pat
     del working
     # a second epoch: other crops of the same pictures
     assert not torch.equal(like[0].x.sort(0).values, like[5].x.sort(0).values)
+
+
+def test_pieces_are_shared_and_a_blend_is_one_for_all_pieces_of_a_device(at: Path):
+    source = source_of((data := load_data(part(at))).train, data, CPU, 0)
+
+    def pieces(rank: int, world: int, mix: Mix) -> list[Batch]:
+        share = Share(rank=rank, world=world)
+        plan = Plan(size=7, mix=mix, share=share, pieces=2)
+        return batches_of(source, plan).at(0)
+
+    whole = pieces(0, 1, Mix())
+    assert [len(piece.y) for piece in whole] == [3, 4]
+    for a, b, piece in zip(pieces(0, 2, Mix()), pieces(1, 2, Mix()), whole, strict=True):
+        assert torch.equal(torch.cat([a.x, b.x]), piece.x)
+        assert torch.equal(torch.cat([a.y, b.y]), piece.y)
+    # the share of the first picture is drawn once, for both devices and all of their pieces
+    blended = [piece for rank in (0, 1) for piece in pieces(rank, 2, Mix(mixup=1.0))]
+    shares = {round(float(n), 5) for p in blended for n in p.soft[torch.arange(len(p.y)), p.y]}
+    assert len(shares - {1.0}) == 1
 
 
 def test_an_epoch_shows_each_picture_at_most_once(at: Path):
