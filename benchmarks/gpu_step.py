@@ -78,14 +78,17 @@ def main() -> None:
         with torch.autocast("cuda", torch.bfloat16):
             for _ in range(20):
                 model.train()(x)
-        from saccade.nn.folded import Folded
         from saccade.attention.ssa import fire_mix
+        from saccade.nn.folded import Folded
         from saccade.ops import affine_lif
         from saccade.transform import fuse
+
         model.eval()
         spikes = {}
+
         def seen(name):
             return lambda m, a, out: spikes.setdefault(name, []).append(out.to(torch.int8))
+
         fused = {p: fuse(model, p) for p in {args.products, "bfloat16"}}
         for p, f in fused.items():
             for n, m in f.named_modules():
@@ -93,11 +96,21 @@ def main() -> None:
                     m.register_forward_hook(seen(n))
             with torch.no_grad():
                 f(x)
+
         def report(what):
             counts = [(int((a != b).sum()), a.numel()) for a, b in spikes.values()]
-            print(what, "flips", sum(c for c, _ in counts), "of", sum(n for _, n in counts),
-                  "layers", [f"{c / n:.1e}" for c, n in counts][:12], "rate",
-                  sum(float(a.float().mean()) for a, _ in spikes.values()) / len(spikes))
+            print(
+                what,
+                "flips",
+                sum(c for c, _ in counts),
+                "of",
+                sum(n for _, n in counts),
+                "layers",
+                [f"{c / n:.1e}" for c, n in counts][:12],
+                "rate",
+                sum(float(a.float().mean()) for a, _ in spikes.values()) / len(spikes),
+            )
+
         if len(fused) == 2:
             report("int8 against bf16")
         spikes.clear()
