@@ -14,6 +14,7 @@ import saccade
 from saccade.attention.ssa import fire_mix
 from saccade.nn.folded import Folded
 from saccade.ops import Fire, Norm, affine_lif, lif, norm_lif
+from saccade.ops._triton import channels_last
 from saccade.transform import fuse
 
 DEVICE = "cuda"
@@ -104,6 +105,67 @@ def flips() -> dict[str, float]:
     return rates
 
 
+def attention_core() -> dict[str, object]:
+    """SSA from q, k, v spikes to output spikes: ours and SpikingJelly's, ms forward and both ways.
+
+    64 pictures, T = 4, 196 tokens, 8 heads of 64, bf16, 20 % firing; both from the same spikes,
+    each in its own layout.
+    """
+    sys.path.append(str(Path(__file__).parent))  # last: its folders bear the names of libraries
+    from triton.testing import do_bench
+
+    spikes = [torch.rand(4, 64, 512, 14, 14, device=DEVICE) < 0.2 for _ in "qkv"]
+    ours = [channels_last(s.bfloat16()).requires_grad_() for s in spikes]
+    theirs = torch.stack([s.bfloat16().reshape(4, 64, 8, 64, 196) for s in spikes], 2)
+    theirs.requires_grad_()
+    runs = {"saccade": (lambda: fire_mix(*ours, 8, 0.125, 0.5, 0.5, Fire(v_threshold=0.5)), ours)}
+    note = ""
+    try:
+        from spikingjelly.activation_based import functional
+        from spikingjelly.activation_based.layer.attention import SpikingSelfAttention
+
+        layer = SpikingSelfAttention(512, 8).to(DEVICE)
+
+        def core() -> torch.Tensor:
+            functional.reset_net(layer)
+            return layer.attn_lif(layer._ssa_kernel_torch(theirs, 0.125))
+
+        runs["spikingjelly"] = core, [theirs]
+    except Exception as error:
+        note = f"SpikingJelly did not run: {error!r}"[:300]
+    result: dict[str, object] = {"note": note}
+    outputs = {}
+    for name, (run, inputs) in runs.items():
+        out = run()
+        outputs[name] = out.detach().float().mean().item()
+        g = torch.randn_like(out)
+        with torch.no_grad():
+            forward = do_bench(run, return_mode="median")
+
+        def both(run=run, inputs=inputs, g=g):
+            torch.autograd.grad(run(), inputs, g)
+
+        result[name] = {"forward_ms": forward, "both_ms": do_bench(both, return_mode="median")}
+        if name == "saccade":
+            result["saccade graph"] = {"both_ms": do_bench_cudagraph(both)}
+    return result | {"firing rate of the output": outputs}
+
+
+def do_bench_cudagraph(f) -> float:
+    """Median ms of a replayed graph."""
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            f()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        f()
+    from triton.testing import do_bench
+
+    return do_bench(graph.replay, return_mode="median")
+
+
 def awake_model() -> torch.nn.Module:
     """Spikformer-8-512 whose neurons fire: norms by the statistics of a batch, biases raised."""
     torch.manual_seed(0)
@@ -186,7 +248,7 @@ def compiled() -> dict[str, object]:
 
 if __name__ == "__main__":
     results = {}
-    for part in (exact_lif, gradients, flips, inference, compiled):
+    for part in (exact_lif, gradients, flips, attention_core, inference, compiled):
         try:
             results[part.__name__] = part()
         except Exception as error:

@@ -10,6 +10,9 @@ from saccade.data import data_root
 from saccade.models import MODELS
 from saccade.nn import NEURON
 from saccade.train import list_recipes
+from saccade.train.optim import OPTIMIZER
+from saccade.train.schedule import SCHEDULE
+from saccade.train.tasks import TASK
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -27,7 +30,10 @@ def test_a_pattern_selects_and_an_unknown_kind_is_answered_with_the_nearest():
         list_kind("model")
 
 
-@pytest.mark.parametrize("name", sorted({*ATTENTION, *NEURON, *list_recipes(), "spikformer"}))
+@pytest.mark.parametrize(
+    "name",
+    sorted({*ATTENTION, *NEURON, *TASK, *OPTIMIZER, *SCHEDULE, *list_recipes(), "spikformer"}),
+)
 def test_everything_can_be_shown(name: str):
     assert len(describe_name(name).splitlines()) > 2
 
@@ -59,6 +65,14 @@ def test_an_attention_is_shown_with_its_equations_and_options():
     (options,) = [line for line in text.splitlines() if line.startswith("Options: ")]
     assert {"qkv_bias", "scale"} <= set(options.removeprefix("Options: ").split(", "))
     assert "arxiv.org/abs/2209.15425" in text
+
+
+def test_a_part_of_training_is_shown_with_its_options():
+    text = describe_name("muon")
+    assert text.startswith("muon: Orthogonalised momentum")
+    assert "Options: beta1, beta2, eps, iterations, matrix_decay, matrix_lr, momentum" in text
+    assert "arXiv:2202.11946" in describe_name("tet")
+    assert describe_name("constant").endswith("Options: none")
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():

@@ -17,7 +17,10 @@ from saccade.train.recipe import parse_recipe
 from tests.train.tiny import MODEL, log_rows, write_pictures, write_recipe
 
 FLAGS = {
-    "train": ["--data-root", "--device", "--out", "--resume", "--seed", "--seeds"],
+    "train": [
+        *("--data-root", "--device", "--devices", "--log", "--nodes", "--out", "--resume"),
+        *("--seed", "--seeds", "--strategy", "--workers"),
+    ],
     "eval": ["--data-root", "--device", "--json"],
     "predict": ["--invert", "--json", "--top"],
     "list": ["--json"],
@@ -212,7 +215,10 @@ def test_an_error_is_one_line_that_says_what_was_expected(
     assert list(Path.cwd().iterdir()) == []
 
 
-@pytest.mark.parametrize("kind", ["models", "attention", "neurons", "recipes", "data"])
+@pytest.mark.parametrize(
+    "kind",
+    ["models", "attention", "neurons", "recipes", "data", "tasks", "optimizers", "schedules"],
+)
 def test_lists_come_as_a_table_and_as_json(kind: str, capsys: Captured):
     assert main(["list", kind, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)

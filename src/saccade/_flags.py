@@ -19,6 +19,34 @@ _DEVICE: tuple[Sequence[str], dict[str, Any]] = (
     ["--device"],
     {"default": "auto", "help": "auto, cpu, cuda or mps (default: auto)"},
 )
+_MANY: Options = (
+    (
+        ["--devices"],
+        {
+            "type": int,
+            "metavar": "N",
+            "help": "devices of this machine, a process for each (default: 1, or as torchrun has "
+            "it); batch_size is that of all devices together",
+        },
+    ),
+    (
+        ["--nodes"],
+        {
+            "type": int,
+            "metavar": "N",
+            "help": "machines: run the same command on each, with NODE_RANK and MASTER_ADDR set "
+            "(default: 1, or as torchrun has it)",
+        },
+    ),
+    (
+        ["--strategy"],
+        {
+            "default": "auto",
+            "help": "ddp: the whole model on each device; fsdp: spread over them "
+            "(default: auto, which is ddp)",
+        },
+    ),
+)
 _RUN: tuple[Sequence[str], dict[str, Any]] = (
     ["run"],
     {"metavar": "RUN", "help": "folder of a run, or a .safetensors file"},
@@ -30,7 +58,8 @@ FLAGS: dict[str, tuple[str, Options]] = {
         "  saccade train digits                        the demo\n"
         "  saccade train cifar10 epochs=20 optim.lr=1e-3\n"
         "  saccade train digits model.attention.scale=0.25 --seeds 0,1,2\n"
-        "  saccade train runs/digits-s0 --resume       go on after a stop",
+        "  saccade train runs/digits-s0 --resume       go on after a stop\n"
+        "  saccade train cifar10 --devices 4           four GPUs; torchrun works as well",
         (
             (
                 ["recipe"],
@@ -59,6 +88,23 @@ FLAGS: dict[str, tuple[str, Options]] = {
                 },
             ),
             _DATA_ROOT,
+            *_MANY,
+            (
+                ["--workers"],
+                {
+                    "type": int,
+                    "metavar": "N",
+                    "help": "processes that read data too large for memory; 0: none beside the "
+                    "training itself (default: by the number of cores)",
+                },
+            ),
+            (
+                ["--log"],
+                {
+                    "metavar": "NAME,…",
+                    "help": "tell the log to tensorboard or wandb as well (needs saccade[log])",
+                },
+            ),
         ),
     ),
     "eval": (
@@ -91,14 +137,16 @@ FLAGS: dict[str, tuple[str, Options]] = {
         ),
     ),
     "list": (
-        "List what there is: models, attention, neurons, recipes, data, surrogates.\n\n"
+        "List what there is: models, attention, neurons, recipes, data, tasks, optimizers, "
+        "schedules, surrogates.\n\n"
         '  saccade list models "spik*"',
         (
             (
                 ["kind"],
                 {
                     "metavar": "KIND",
-                    "help": "models, attention, neurons, recipes, data or surrogates",
+                    "help": "models, attention, neurons, recipes, data, tasks, optimizers, "
+                    "schedules or surrogates",
                 },
             ),
             (
@@ -114,8 +162,8 @@ FLAGS: dict[str, tuple[str, Options]] = {
         ),
     ),
     "show": (
-        "Explain a model, an attention, a neuron or a recipe: structure, parameters, paper, "
-        "published results.\n\n  saccade show spikformer_8_512",
+        "Explain a model, an attention, a neuron, a task, an optimizer or a recipe: structure, "
+        "parameters, options, paper, published results.\n\n  saccade show spikformer_8_512",
         (
             (["name"], {"metavar": "NAME", "help": "see `saccade list`"}),
             (

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from saccade._registry import keywords, nearest, split_part
+from saccade._registry import Registry, keywords, nearest, split_part
 from saccade._sources import Equation, Source
 from saccade.analysis import explain
 from saccade.attention import ATTENTION, SpikingAttention
@@ -20,8 +20,11 @@ from saccade.nn.neurons import EQUATIONS as NEURON_EQUATIONS
 from saccade.nn.pmsn import EQUATIONS as PMSN_EQUATIONS
 from saccade.nn.released import EQUATIONS as RELEASED_EQUATIONS
 from saccade.ops import OPS, SURROGATE
+from saccade.train.optim import OPTIMIZER
+from saccade.train.outcome import hardware, versions
 from saccade.train.recipe import find_recipe, list_recipes, load_recipe
-from saccade.train.run import hardware, versions
+from saccade.train.schedule import SCHEDULE
+from saccade.train.tasks import TASK
 
 Rows = list[dict[str, str]]
 
@@ -39,6 +42,9 @@ KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "attention": lambda: {n: _first_line(ATTENTION[n]) for n in ATTENTION},
     "neurons": lambda: {n: NEURON[n].about for n in NEURON},
     "recipes": _recipe_rows,
+    "tasks": lambda: {n: _first_line(TASK[n]) for n in TASK},
+    "optimizers": lambda: {n: _first_line(OPTIMIZER[n]) for n in OPTIMIZER},
+    "schedules": lambda: {n: _first_line(SCHEDULE[n]) for n in SCHEDULE},
     "data": lambda: {n: _first_line(DATA[n]) for n in DATA},
     "surrogates": lambda: {
         n: f"alpha {SURROGATE[n].alpha:g}, {SURROGATE[n].source}" for n in SURROGATE
@@ -61,7 +67,7 @@ def list_kind(kind: str, pattern: str = "*") -> Rows:
 
 
 def describe_name(name: str) -> str:
-    """What `saccade show` prints of a model, an attention, a neuron or a recipe.
+    """What `saccade show` prints of a model, a recipe, or a part by its name.
 
     Raises:
         ValueError: for an unknown name, naming the nearest.
@@ -70,12 +76,14 @@ def describe_name(name: str) -> str:
         return describe_model(name)
     if name in ATTENTION:
         return describe_attention(name)
-    if name in NEURON:
-        options = ", ".join(keywords(NEURON[name]))
-        return f"{name}: {inspect.getdoc(NEURON[name])}\n\nOptions: {options}"
+    parts: list[Registry[Any]] = [NEURON, TASK, OPTIMIZER, SCHEDULE]
+    for registry in parts:
+        if name in registry:
+            options = ", ".join(keywords(registry[name])) or "none"
+            return f"{name}: {inspect.getdoc(registry[name])}\n\nOptions: {options}"
     if name in (recipes := list_recipes()):
         return recipes[name].read_text(encoding="utf-8").rstrip()
-    known = [*MODELS, *ATTENTION, *NEURON, *recipes]
+    known = [*MODELS, *ATTENTION, *(n for registry in parts for n in registry), *recipes]
     raise ValueError(f"nothing is called {name!r}; {nearest(name, known)}")
 
 

@@ -15,6 +15,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 
 from saccade._flags import FLAGS
+from saccade.train.launch import LOST, Lost, follow, launched, rank, size_of
 
 out, err = Console(), Console(stderr=True)
 log = logging.getLogger("saccade")
@@ -25,8 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     arguments = _parse(argv)
     handler = RichHandler(console=err, show_path=False, show_time=False)
+    follow()
     logging.getLogger("saccade").addHandler(handler)
-    logging.getLogger("saccade").setLevel(logging.INFO)
+    logging.getLogger("saccade").setLevel(logging.INFO if rank() == 0 else logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     try:
         status: int = arguments.command(arguments)
         return status
@@ -34,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         err.print(f"[bold red]saccade: error:[/] {_plain(error)}", highlight=False, soft_wrap=True)
-        return 1
+        return LOST if isinstance(error, Lost) and launched() else 1
     finally:
         logging.getLogger("saccade").removeHandler(handler)
 
@@ -81,22 +84,48 @@ def train(a: Arguments) -> int:
 
 
 def _train_one(a: Arguments, recipe: Any, run: Path) -> dict[str, Any] | None:
+    """The metrics, or None where somebody stopped it."""
     from saccade.train import Interrupted
     from saccade.train import train as train_recipe
     from saccade.train.live import Live
+    from saccade.train.logs import check_logs, told
 
+    devices, nodes = size_of(a.devices, a.nodes)
+    logs = check_logs(a.log)
+    if devices * nodes > 1 and not launched():
+        return _train_many(a, recipe.seed, run, devices, nodes)
+    out.quiet = rank() != 0
     title = f"{recipe.name}, seed {recipe.seed}"
     out.print(f"[bold]{_plain(title)}[/] in {_plain(run)}", highlight=False, soft_wrap=True)
-    options = {"device": a.device, "data_root": a.data_root, "resume": a.resume}
+    names = ("device", "devices", "nodes", "strategy", "workers", "data_root", "resume")
+    options = {name: getattr(a, name) for name in names}
     try:
-        with Live(out, _plain(title)) as live:
-            metrics = train_recipe(recipe, run, progress=live, **options)
+        with Live(out, _plain(title)) as live, told(live, logs, run, recipe) as progress:
+            metrics = train_recipe(recipe, run, progress=progress, **options)
     except Interrupted:
         out.print("stopped; everything is saved. Go on with:", highlight=False)
         out.print(f"  {_resume_command(a, run)}", highlight=False, markup=False, soft_wrap=True)
         return None
-    _write_report(run)
-    _print_result(metrics, run)
+    if rank() == 0:
+        _write_report(run)
+        _print_result(metrics, run)
+    return metrics
+
+
+def _train_many(
+    a: Arguments, seed: int, run: Path, devices: int, nodes: int
+) -> dict[str, Any] | None:
+    """As `_train_one`, by a process for each device; the first of them prints."""
+    from saccade.train.launch import launch
+
+    words = ["train", a.recipe, *a.overrides, "--seed", str(seed), "--out", str(run), *_same(a)]
+    words += ["--resume"] if a.resume else []
+    status = launch(words, devices=devices, nodes=nodes)
+    if status == 130:
+        return None
+    if status:
+        raise SystemExit(status)
+    metrics: dict[str, Any] = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     return metrics
 
 
@@ -111,10 +140,21 @@ def _write_report(run: Path) -> None:
 
 def _resume_command(a: Arguments, run: Path) -> str:
     """With everything that is not in the recipe, ready to be pasted into a shell."""
-    words = ["saccade", "train", str(run), "--resume"]
-    words += ["--device", a.device] if a.device != "auto" else []
-    words += ["--data-root", a.data_root] if a.data_root is not None else []
-    return shlex.join(words)
+    return shlex.join(["saccade", "train", str(run), "--resume", *_same(a)])
+
+
+def _same(a: Arguments) -> list[str]:
+    """The options that say on what a run works, where they are not the default."""
+    given = {
+        "--device": a.device if a.device != "auto" else None,
+        "--data-root": a.data_root,
+        "--devices": a.devices,
+        "--nodes": a.nodes,
+        "--strategy": a.strategy if a.strategy != "auto" else None,
+        "--workers": a.workers,
+        "--log": a.log,
+    }
+    return [word for k, v in given.items() if v is not None for word in (k, str(v))]
 
 
 def _seeds(a: Arguments) -> list[int]:

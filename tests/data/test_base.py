@@ -21,8 +21,16 @@ def dataset(train: Images, test: Images, **changes: object) -> ImageData:
     )
 
 
-def test_all_six_datasets_are_registered():
-    assert DATA.list() == ["cifar10", "cifar100", "digits", "fashion_mnist", "folder", "mnist"]
+def test_these_datasets_are_registered():
+    assert DATA.list() == [
+        "cifar10",
+        "cifar100",
+        "digits",
+        "fashion_mnist",
+        "folder",
+        "mnist",
+        "tar",
+    ]
 
 
 def test_properties_are_read_from_the_images():

@@ -108,5 +108,5 @@ def test_two_channels_are_refused(tmp_path: Path):
 def test_without_pillow_the_error_says_what_to_install(tmp_path: Path, monkeypatch):
     path = save(tmp_path / "a.png")
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(ImportError, match=r"pip install saccade\[demo\]"):
+    with pytest.raises(ImportError, match=r"pip install saccade\[train\]"):
         read_image(path, image_size=8, channels=3)

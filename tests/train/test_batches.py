@@ -7,18 +7,20 @@ import pytest
 import torch
 
 from saccade.data import Augment, normalise, unit
-from saccade.train.batches import Batches, Pictures
+from saccade.train.batches import Pictures, Plan, Resident
+from saccade.train.devices import Share
 from saccade.train.randomness import generator_for, seed_for
 from saccade.train.run import _hold_out
-from tests.train.tiny import tiny_data, tiny_recipe
+from tests.train.tiny import batch_at, tiny_data, tiny_recipe
 
 CPU = torch.device("cpu")
 HOW = Augment(shift=2, flip=True, rotate=20.0, scale=0.1, cutout=2)
 
 
-def batches(seed: int = 0, size: int = 5, how: Augment = HOW, N: int = 24) -> Batches:
+def batches(seed: int = 0, size: int = 5, how: Augment = HOW, N: int = 24) -> Resident:
     data = tiny_data(N=N)
-    return Batches(Pictures.of(data.train, data, CPU), size=size, how=how, seed=seed)
+    plan = Plan(size=size, how=how, seed=seed)
+    return Resident(Pictures.of(data.train, data, CPU), plan)
 
 
 def test_seeds_differ_by_seed_purpose_and_count_and_by_nothing_else():
@@ -45,12 +47,12 @@ def test_generators_of_equal_seeds_draw_the_same_and_leave_the_global_one_alone(
 
 def test_a_batch_depends_on_its_step_alone_and_not_on_those_asked_for_before():
     whole = batches()
-    in_order = [whole.at(step) for step in range(12)]
+    in_order = [batch_at(whole, step) for step in range(12)]
     steps = list(range(12)) * 2
     random.Random(0).shuffle(steps)
     other = batches()
     for step in steps:
-        batch = other.at(step)
+        batch = batch_at(other, step)
         assert torch.equal(batch.x, in_order[step].x)
         assert torch.equal(batch.y, in_order[step].y)
 
@@ -60,26 +62,28 @@ def test_an_epoch_shows_each_picture_at_most_once_and_the_next_in_another_order(
     assert len(still) == 4  # 24 pictures in fives; four are left out
     epochs = []
     for epoch in range(2):
-        shown = torch.cat([still.at(epoch * 4 + n).x for n in range(4)])
+        shown = torch.cat([batch_at(still, epoch * 4 + n).x for n in range(4)])
         assert len({tuple(x.flatten().tolist()) for x in shown}) == 20
         epochs.append(shown)
     assert not torch.equal(*epochs)
 
 
 def test_another_seed_shuffles_and_augments_otherwise():
-    assert not torch.equal(batches(how=Augment()).at(0).y, batches(1, how=Augment()).at(0).y)
-    one = [batches(seed, size=24).at(0).x.sort(0).values for seed in (0, 1)]
+    assert not torch.equal(
+        batch_at(batches(how=Augment()), 0).y, batch_at(batches(1, how=Augment()), 0).y
+    )
+    one = [batch_at(batches(seed, size=24), 0).x.sort(0).values for seed in (0, 1)]
     assert not torch.equal(*one)
 
 
 def test_a_set_smaller_than_a_batch_is_one_batch():
     few = batches(size=64, N=7)
-    assert (len(few), few.size, len(few.at(3).y)) == (1, 7, 7)
+    assert (len(few), few.size, len(batch_at(few, 3).y)) == (1, 7, 7)
 
 
 def test_all_pictures_come_once_in_order_normalised_and_unchanged():
     data = tiny_data(N=7)
-    got = Pictures.of(data.train, data, CPU).all(3)
+    got = [b for _, b in Pictures.of(data.train, data, CPU).all(3, Share())]
     assert [len(b.y) for b in got] == [3, 3, 1]
     x = normalise(unit(torch.from_numpy(data.train.images), 255.0), (0.4,), (0.3,))
     assert torch.equal(torch.cat([b.x for b in got]), x)

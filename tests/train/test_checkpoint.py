@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 import saccade
 from saccade.models import create_model
 from saccade.train import load_model, save_weights, train
-from saccade.train.checkpoint import Position, restore_run, save_run
+from saccade.train.checkpoint import Position, State, read_run, save_run
 from saccade.train.optim import make_optimizer
 from saccade.train.recipe import Optim
 from tests.awake import awake, firing_rates
@@ -34,8 +34,21 @@ def save_trained(folder: Path, **changes: Any) -> Path:
     optimizer = make_optimizer(model, Optim())
     model(torch.rand(2, 1, 8, 8)).sum().backward()
     optimizer.step()
-    save_run(folder, model, optimizer, Position(step=1, loss_sum=0.1 + 0.2), {})
+    state = State(model=model, optimizer=optimizer)
+    save_run(folder, state, Position(step=1, loss_sum=0.1 + 0.2), {})
     return folder / "last.safetensors"
+
+
+def restore(
+    folder: Path, model: saccade.models.SpikingModel, optimizer: torch.optim.Optimizer
+) -> Position | None:
+    """As a run does that goes on."""
+    saved = read_run(folder)
+    if saved is None:
+        return None
+    saved.restore_weights(model)
+    saved.restore_rest(State(model=model, optimizer=optimizer))
+    return saved.position
 
 
 def digest(path: Path) -> str:
@@ -46,7 +59,7 @@ def test_a_saved_run_comes_back_with_its_optimizer_and_its_place(tmp_path: Path)
     save_trained(tmp_path)
     model = build()
     optimizer = make_optimizer(model, Optim())
-    assert restore_run(tmp_path, model, optimizer) == Position(step=1, loss_sum=0.1 + 0.2)
+    assert restore(tmp_path, model, optimizer) == Position(step=1, loss_sum=0.1 + 0.2)
     state = optimizer.state_dict()["state"]
     assert len(state) == len(list(model.parameters()))
     assert all(slot["step"] == 1 for slot in state.values())
@@ -55,7 +68,7 @@ def test_a_saved_run_comes_back_with_its_optimizer_and_its_place(tmp_path: Path)
 
 def test_a_folder_without_a_checkpoint_restores_nothing(tmp_path: Path):
     model = build()
-    assert restore_run(tmp_path, model, make_optimizer(model, Optim())) is None
+    assert restore(tmp_path, model, make_optimizer(model, Optim())) is None
 
 
 @pytest.mark.parametrize("stated", ["file", "folder"])
@@ -75,7 +88,7 @@ def test_a_truncated_checkpoint_is_refused_and_kept(tmp_path: Path, kept: float)
     raw = path.read_bytes()
     path.write_bytes(raw[: int(len(raw) * kept) if isinstance(kept, float) else kept])
     before = digest(path)
-    for read in (saccade.load, lambda p: restore_run(p.parent, build(), optimizer_of(build()))):
+    for read in (saccade.load, lambda p: restore(p.parent, build(), optimizer_of(build()))):
         with pytest.raises(ValueError, match="expected a checkpoint of saccade") as error:
             read(path)
         assert str(path) in str(error.value)
@@ -131,7 +144,7 @@ def test_weights_alone_are_not_resumed_from(tmp_path: Path):
     model = build()
     save_weights(tmp_path / "last.safetensors", model, {})
     with pytest.raises(ValueError, match="holds weights alone, not the state of a run"):
-        restore_run(tmp_path, model, optimizer_of(model))
+        restore(tmp_path, model, optimizer_of(model))
 
 
 @pytest.mark.parametrize("other", [{"dim": 32}, {"depth": 2}, {"num_classes": 4}])
@@ -139,7 +152,7 @@ def test_a_checkpoint_of_another_model_is_refused_and_kept(tmp_path: Path, other
     path = save_trained(tmp_path, **other)
     before, model = digest(path), build()
     with pytest.raises(ValueError, match="does not fit model 'spikformer'") as error:
-        restore_run(tmp_path, model, optimizer_of(model))
+        restore(tmp_path, model, optimizer_of(model))
     assert str(path) in str(error.value)
     assert digest(path) == before
 

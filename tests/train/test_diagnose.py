@@ -12,7 +12,8 @@ from saccade.models import SpikingTransformer
 from saccade.train import Diverged, loop, run, train
 from saccade.train.diagnose import diagnose
 from saccade.train.recipe import Optim
-from saccade.train.tasks import Batch, Classify
+from saccade.train.tasks import Batch
+from saccade.train.tasks.classify import Classify
 from tests.awake import awake
 from tests.train.tiny import MODEL, header, tensors, tiny_data, tiny_recipe, use
 
@@ -113,8 +114,8 @@ def test_a_run_whose_weights_are_spoiled_keeps_its_last_good_checkpoint(
     good: list[bytes] = []
     write = loop.save_run
 
-    def save(folder: Path, *rest: object) -> None:
-        write(folder, *rest)
+    def save(folder: Path, *rest: object, **how: object) -> None:
+        write(folder, *rest, **how)
         good.append((folder / "last.safetensors").read_bytes())
 
     monkeypatch.setattr(loop, "save_run", save)

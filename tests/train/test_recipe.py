@@ -8,10 +8,12 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from saccade.data import Augment
+from saccade.data import Augment, Mix
+from saccade.data.randaugment import OPERATION, RandAugment
 from saccade.train import Recipe, find_recipe, list_recipes, load_recipe
+from saccade.train.curriculum import Stage
 from saccade.train.plain_yaml import read_yaml, write_yaml
-from saccade.train.recipe import PRECISIONS, Optim, dump_recipe, parse_recipe
+from saccade.train.recipe import PRECISIONS, Average, Optim, dump_recipe, parse_recipe
 
 TEXT = "model: {name: spikformer, attention: ssa}\ndata: {name: digits}\n"
 
@@ -32,6 +34,19 @@ def test_overrides_reach_any_depth_and_keep_what_stands_beside():
     assert (changed.optim.lr, changed.optim.warmup, changed.epochs) == (1.0, 0.1, 3)
     assert changed.model == {"name": "spikformer", "attention": "ssa", "dim": 32}
     assert (changed.augment, changed.about) == (Augment(flip=True), "a: b")
+
+
+def test_the_parts_of_training_are_reached_from_the_command_line():
+    words = ["optim.options.momentum=0.8", "optim.schedule.cooldown=0.3", "average.decay=0.99"]
+    words += ["curriculum=[{until: 0.5, T: 1}]", "mix.mixup=1", "augment.randaugment.layers=2"]
+    changed = parse_recipe(TEXT + "optim: {name: sgd, schedule: trapezoid}\n", words)
+    assert changed.optim.options == {"momentum": 0.8}
+    assert changed.optim.schedule == {"name": "trapezoid", "cooldown": 0.3}
+    assert (changed.average, changed.curriculum) == (
+        Average(decay=0.99),
+        (Stage(until=0.5, T=1),),
+    )
+    assert (changed.mix, changed.augment.randaugment.layers) == (Mix(mixup=1), 2)
 
 
 def test_an_option_of_a_part_that_was_given_by_name_keeps_the_name():
@@ -83,6 +98,23 @@ def test_a_word_is_a_number_only_where_a_person_means_one(text: str, value: Any)
         ("optim: {warmup: 1}", r"got optim.warmup=1.0, expected a share"),
         ("optim: {clip: -1}", r"got optim.clip=-1.0, expected 0 or more"),
         ("optim: {final: .nan}", r"got optim.final=nan, expected 0 or more"),
+        ("optim: {options: 3}", r"got optim.options=3, expected {option: value}"),
+        ("optim: {options: {name: sgd}}", r"got optim.options={'name': 'sgd'}, expected"),
+        ("optim: {options: {1: 2}}", r"got key 1 in optim.options"),
+        ("optim: {schedule: 3}", r"optim.schedule: got 3, expected a name or a mapping"),
+        ("optim: {schedule: {cooldown: 1}}", r"optim.schedule: got .* with a 'name'"),
+        ("optim: {schedule: {name: linear, 1: 2}}", r"got key 1 in optim.schedule"),
+        ("optim: {schedule: null}", r"schedule has no value"),
+        ("accumulate: 0", r"got accumulate=0, expected 1 or more"),
+        ("batch_size: 4\naccumulate: 5", r"got accumulate=5, expected at most batch_size=4"),
+        ("average: {decay: 1}", r"got average.decay=1.0, expected a share"),
+        ("average: {dcay: 0.9}", r"average: unknown key 'dcay'; did you mean 'decay'\?"),
+        ("mix: {mixup: -1}", r"got mix.mixup=-1(.0)?, expected 0 or more"),
+        ("mix: {mix_up: 1}", r"mix: unknown key 'mix_up'; did you mean 'mixup'\?"),
+        ("augment: {erase: 2}", r"got erase=2(.0)?, expected 0 to 1"),
+        ("augment: {randaugment: {layer: 2}}", r"augment, randaugment: unknown key 'layer'"),
+        ("augment: {randaugment: {operations: [equalise]}}", r"did you mean 'equalize'\?"),
+        ("augment: {randaugment: {operations: equalize}}", r"operations.*Expected"),
         ("augment: {shift: 0.5}", r'"augment.shift".*Expected a int'),
         ("augment: {scale: 1}", r"got scale=1.0, expected 0 or more and below 1"),
         ("epochs: 3\nepochs: 4", r"not valid YAML: found key 'epochs' a second time"),
@@ -152,10 +184,25 @@ recipes = st.builds(
         rotate=st.floats(0, 180) | st.integers(0, 180),
         scale=shares,
         cutout=st.integers(0, 9),
+        erase=shares,
+        randaugment=st.builds(
+            RandAugment,
+            layers=st.integers(0, 9),
+            magnitude=st.floats(0, 10) | st.integers(0, 10),
+            operations=st.lists(st.sampled_from(OPERATION.list()), max_size=3).map(tuple),
+        ),
+    ),
+    mix=st.builds(Mix, mixup=st.floats(0, 9) | st.integers(0, 9), cutmix=shares, until=shares),
+    average=st.builds(Average, decay=shares, warmup=st.floats(0, 1e300)),
+    curriculum=st.lists(st.floats(0.01, 1), max_size=3, unique=True).map(
+        lambda ends: tuple(Stage(until=end, T=3, sharpness=0.5) for end in sorted(ends))
     ),
     optim=st.builds(
         Optim,
         name=names,
+        options=st.dictionaries(names.filter(lambda name: name != "name"), values),
+        schedule=names | parts,
+        decay=names,
         lr=st.floats(1e-300, 1e300),
         warmup=shares,
         **dict.fromkeys(("weight_decay", "final", "clip"), st.floats(0, 1e300)),
@@ -174,9 +221,8 @@ def test_a_recipe_that_is_written_and_read_is_the_same(recipe: Recipe):
     back = parse_recipe(dump_recipe(recipe))
     assert asdict(back) == asdict(recipe)
     # to the type: 1 is not 1.0, and not True
-    assert repr((back.model, back.data, back.task)) == repr(
-        (recipe.model, recipe.data, recipe.task)
-    )
+    for get in (lambda r: (r.model, r.data, r.task), lambda r: (r.optim.options, r.optim.schedule)):
+        assert repr(get(back)) == repr(get(recipe))
 
 
 def test_a_recipe_is_found_by_name_by_file_and_by_run(tmp_path: Path):

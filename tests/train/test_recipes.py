@@ -7,8 +7,8 @@ from saccade.analysis import record
 from saccade.data import DATA, ImageData
 from saccade.train import list_recipes, load_recipe
 from saccade.train.loop import fit
-from saccade.train.run import Silent, _open, build_model
-from tests.train.tiny import log_rows, tiny_data
+from saccade.train.run import build_model
+from tests.train.tiny import log_rows, opened, tiny_data
 
 SHAPES = {"digits": (1, 8, 8), "fashion_mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 """[C H W] of the data that the recipes name."""
@@ -37,7 +37,7 @@ def test_a_shipped_recipe_trains(name: str, tmp_path):
     data = stand_in(recipe.data["name"])
     model = build_model(recipe, data)
     assert (model.config.num_classes, model.config.size) == (10, data.image_size)
-    session = _open(recipe, tmp_path, data, model, "cpu", Silent())
+    session = opened(tmp_path, recipe, data, model)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     fit(session)
     (row,) = log_rows(tmp_path)

@@ -6,13 +6,19 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision.amp import MixedPrecision
 
-from saccade.train import Interrupted, Recipe, files, loop, train
+from saccade.data import Augment, Mix
+from saccade.data.randaugment import RandAugment
+from saccade.train import Interrupted, Recipe, files, loop, run, train
 from saccade.train.checkpoint import Position
-from saccade.train.recipe import Optim
+from saccade.train.curriculum import Stage
+from saccade.train.recipe import Average, Optim
 from saccade.train.run import Silent
 from tests.train.tiny import (
     assert_same_run,
@@ -104,6 +110,66 @@ def test_a_run_that_dies_after_each_of_its_steps_is_resumed_exactly(
         train(recipe, tmp_path / "dying", resume=True)
     finally:
         torch.set_num_threads(1)
+    assert_same_run(tmp_path / "dying", tmp_path / "whole")
+
+
+EVERYTHING = {
+    "task": {"name": "tet", "label_smoothing": 0.1},
+    "optim": Optim(name="muon", lr=1e-2, schedule={"name": "trapezoid", "cooldown": 0.5}),
+    "average": Average(decay=0.8, warmup=2.0),
+    "mix": Mix(mixup=0.5, cutmix=1.0, until=0.8),
+    "augment": Augment(shift=1, randaugment=RandAugment(layers=2, spread=1.0), erase=0.3),
+    "curriculum": (Stage(until=0.3, T=1), Stage(until=0.6, T=3, size=4, sharpness=0.5)),
+    "accumulate": 3,
+    "validation": 0.25,
+    "batch_size": 6,
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [EVERYTHING, {"optim": Optim(name="lamb", lr=1e-2)}],
+    ids=["everything", "lamb"],
+)
+def test_whatever_is_switched_on_a_run_that_dies_after_each_of_its_steps_is_resumed_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+):
+    monkeypatch.setattr(loop, "SAVE_SECONDS", -1.0)
+    use(monkeypatch, tiny_data())
+    recipe = tiny_recipe(**changes)
+    train(recipe, tmp_path / "whole")
+    for step in range(1, STEPS + 1):
+        with pytest.raises(Crash):
+            train(recipe, tmp_path / "dying", resume=True, progress=At(step, crash))
+    train(recipe, tmp_path / "dying", resume=True)
+    assert_same_run(tmp_path / "dying", tmp_path / "whole")
+
+
+def test_the_loss_scale_of_float16_is_resumed_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """On a CPU Fabric would take bfloat16 instead, which has no scale."""
+
+    def open_float16(**asked: object) -> Fabric:
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**14, growth_interval=2)
+        plugin = MixedPrecision("16-mixed", "cpu", scaler)
+        return Fabric(accelerator="cpu", devices=1, plugins=[plugin])
+
+    monkeypatch.setattr(run, "open_fabric", open_float16)
+    monkeypatch.setattr(loop, "SAVE_SECONDS", -1.0)
+    use(monkeypatch, tiny_data())
+    recipe = tiny_recipe(precision="16-mixed")
+    train(recipe, tmp_path / "whole")
+    scales = []
+    for step in range(1, STEPS + 1):
+        with pytest.raises(Crash):
+            train(recipe, tmp_path / "dying", resume=True, progress=At(step, crash))
+        if (tmp_path / "dying" / "last.safetensors").exists():
+            scales.append(header(tmp_path / "dying" / "last.safetensors")["scaler"]["scale"])
+    train(recipe, tmp_path / "dying", resume=True)
+    ours, like = (header(tmp_path / n / "last.safetensors")["scaler"] for n in ("dying", "whole"))
+    assert ours == like
+    assert len(set(scales)) > 2  # it moved, so that there was something to save
     assert_same_run(tmp_path / "dying", tmp_path / "whole")
 
 

@@ -11,8 +11,10 @@ from saccade.data import Augment, _download
 from saccade.train import train
 from saccade.train.apply import evaluate_run, open_run, predict_files
 from saccade.train.checkpoint import save_weights
+from saccade.train.curriculum import Stage
+from saccade.train.evaluate import evaluate
 from saccade.train.recipe import Optim
-from saccade.train.run import build_model, evaluate
+from saccade.train.run import build_model
 from tests.train.tiny import MODEL, log_rows, tiny_data, tiny_recipe, use, write_pictures
 
 
@@ -52,7 +54,10 @@ def test_a_model_that_cannot_be_built_for_the_data_is_refused(
         ({"task": {"name": "classify", "smoothing": 1}}, r"no option 'smoothing'"),
         ({"task": {"name": "classify", "label_smoothing": 1}}, r"expected a share from 0"),
         ({"task": {"name": "classify", "label_smoothing": "a"}}, r"task has a value of a wrong"),
-        ({"optim": Optim(name="adam")}, r"unknown optimizer 'adam'; did you mean 'adamw'\?"),
+        ({"optim": Optim(name="sdg")}, r"unknown optimizer 'sdg'; did you mean 'sgd'\?"),
+        ({"optim": Optim(options={"beta1": "a"})}, r"recipe's optim has a value of a wrong type"),
+        ({"optim": Optim(schedule="cosin")}, r"unknown schedule 'cosin'; did you mean 'cosine'\?"),
+        ({"curriculum": (Stage(until=0.5, size=6),)}, r"size 6, which model 'spikformer' cannot"),
     ],
 )
 def test_a_part_that_there_is_not_is_answered_with_the_nearest(
@@ -192,14 +197,14 @@ def test_a_converted_model_says_that_it_knows_no_data(tmp_path: Path):
 def test_every_picture_is_counted_however_many_batches_there_are(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    from saccade.train import run
+    from saccade.train import evaluate as module
     from saccade.train.batches import Pictures
 
     data = tiny_data()
     model = build_model(tiny_recipe(), data)
     pictures = Pictures.of(data.test, data, next(model.parameters()).device)
     whole = evaluate(model, pictures)
-    monkeypatch.setattr(run, "_EVAL_BATCH", 5)
+    monkeypatch.setattr(module, "_BATCH", 5)
     parts = evaluate(model, pictures)
     assert parts["accuracy"] == whole["accuracy"]
     assert np.array_equal(parts["confusion"], whole["confusion"])

@@ -9,8 +9,13 @@ import pytest
 from safetensors import safe_open
 
 from saccade.data import Augment, ImageData, Images
+from saccade.models import SpikingModel
 from saccade.train import Recipe, apply, run
+from saccade.train.batches import Batches
+from saccade.train.devices import open_fabric
+from saccade.train.loop import Session
 from saccade.train.recipe import Optim, dump_recipe
+from saccade.train.tasks import Batch
 
 MODEL: dict[str, Any] = {
     "name": "spikformer",
@@ -22,7 +27,7 @@ MODEL: dict[str, Any] = {
     "neuron": {"name": "lif", "tau": 1.1, "v_threshold": 0.2},
     "attention": {"name": "ssa", "scale": 1.0},
 }
-TIMES = {"train_seconds", "images_per_second", "seconds"}
+TIMES = {"train_seconds", "images_per_second", "seconds", "data_wait"}
 """What two equal runs may differ in."""
 
 
@@ -61,6 +66,28 @@ def tiny_recipe(**changes: Any) -> Recipe:
         "batch_size": 8,
     }
     return Recipe(**known | changes)
+
+
+def opened(
+    folder: Path, recipe: Recipe, data: ImageData | None = None, model: SpikingModel | None = None
+) -> Session:
+    """A run of one device that has not begun."""
+    data = data or tiny_data()
+    model = model or run.build_model(recipe, data)
+    fabric = open_fabric(device="cpu", precision=recipe.precision)
+    return run._open(recipe, folder, data, model, fabric, run.Silent(), 0)
+
+
+def in_float64(model: SpikingModel) -> SpikingModel:
+    """Whatever Fabric does with the input: fully_shard has no float64 of its own."""
+    model.register_forward_pre_hook(lambda module, args: (args[0].double(),))
+    return model.double()
+
+
+def batch_at(batches: Batches, step: int) -> Batch:
+    """The batch of a step, in one piece."""
+    (batch,) = batches.at(step)
+    return batch
 
 
 def use(monkeypatch: pytest.MonkeyPatch, data: ImageData) -> None:

@@ -48,6 +48,25 @@ class Recording:
     spikes: dict[str, Tensor] = field(default_factory=dict)
     slots: dict[str, int] = field(default_factory=dict)
 
+    def add(self, other: "Recording") -> None:
+        """Count what was seen elsewhere, of the same model, as if it had been seen here."""
+        self.images += other.images
+        for path, count in other.layers.items():
+            mine = self.layers.setdefault(path, LayerCount(count.kind))
+            for column in (
+                "sops",
+                "macs",
+                "paper_sops",
+                "paper_macs",
+                "inputs",
+                "nonzero",
+                "total",
+            ):
+                setattr(mine, column, getattr(mine, column) + getattr(count, column))
+        for path, spikes in other.spikes.items():
+            self.spikes[path] = self.spikes[path] + spikes if path in self.spikes else spikes
+            self.slots[path] = self.slots.get(path, 0) + other.slots[path]
+
     def rates(self) -> dict[str, list[float]]:
         """Mean firing rate of each neuron layer at each step, by module path."""
         return {path: (s / self.slots[path]).tolist() for path, s in self.spikes.items()}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from saccade._registry import nearest
-from saccade.train.run import hardware, versions
+from saccade.train.outcome import hardware, versions
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -1,9 +1,12 @@
 """What a dataset is: two splits of labelled images, their classes and their pixel statistics.
 
+A split lies in memory (`Images`) or is read as it is needed (`saccade.data._stream.Stream`).
+
 Axes: N images, C channels, H W grid, K classes.
 """
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +21,35 @@ DATA: Registry[Callable[..., "ImageData"]] = Registry("dataset")
 """Name -> function of the data folder and options, which returns the whole dataset."""
 
 
+class Split(ABC):
+    """Abstract: labelled images, wherever they lie. A subclass is final.
+
+    Args:
+        labels: int64 [N], class numbers from 0.
+    """
+
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image."""
+
+    @abstractmethod
+    def take(self, index: Int64[np.ndarray, " n"]) -> "Split":
+        """The images of an index, as a split of their own."""
+
+    @abstractmethod
+    def read(self, index: Int64[np.ndarray, " n"]) -> UInt8[np.ndarray, "n C H W"]:
+        """The pixels of an index, without any chance in them."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Images:
-    """One split: image n is `images[n]` and shows class `labels[n]`.
+class Images(Split):
+    """A split in memory: image n is `images[n]` and shows class `labels[n]`.
 
     Args:
         images: uint8 [N C H W], pixels as stored, unscaled.
@@ -50,8 +79,20 @@ class Images:
                 f"got {len(self.images)} images and {len(self.labels)} labels, expected as many"
             )
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image."""
+        C, H, W = self.images.shape[1:]
+        return C, H, W
+
+    def take(self, index: Int64[np.ndarray, " n"]) -> "Images":
+        """A copy of the images of an index."""
+        return Images(images=self.images[index], labels=self.labels[index])
+
+    def read(self, index: Int64[np.ndarray, " n"]) -> UInt8[np.ndarray, "n C H W"]:
+        """The pixels of an index."""
+        pixels: np.ndarray = self.images[index]
+        return pixels
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,8 +115,8 @@ class ImageData:
 
     name: str
     classes: tuple[str, ...]
-    train: Images
-    test: Images
+    train: Split
+    test: Split
     white: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -84,15 +125,15 @@ class ImageData:
     def __post_init__(self) -> None:
         for split, part in (("train", self.train), ("test", self.test)):
             self._check_labels(split, part.labels)
-            if self.white < part.images.max():
+            if isinstance(part, Images) and self.white < part.images.max():
                 raise ValueError(
                     f"{self.name}: got a pixel of {part.images.max()} in {split}, "
                     f"expected at most white={self.white:g}"
                 )
-        if self.train.images.shape[1:] != self.test.images.shape[1:]:
+        if self.train.shape != self.test.shape:
             raise ValueError(
-                f"{self.name}: got [C H W] = {self.train.images.shape[1:]} in train and "
-                f"{self.test.images.shape[1:]} in test, expected the same"
+                f"{self.name}: got [C H W] = {self.train.shape} in train and "
+                f"{self.test.shape} in test, expected the same"
             )
         if not len(self.mean) == len(self.std) == self.channels or min(self.std) <= 0:
             raise ValueError(
@@ -111,12 +152,12 @@ class ImageData:
     @property
     def channels(self) -> int:
         """C: 1 for grey, 3 for red-green-blue."""
-        return int(self.train.images.shape[1])
+        return self.train.shape[0]
 
     @property
     def image_size(self) -> tuple[int, int]:
         """(H, W) in pixels."""
-        return int(self.train.images.shape[2]), int(self.train.images.shape[3])
+        return self.train.shape[1:]
 
     @property
     def num_classes(self) -> int:

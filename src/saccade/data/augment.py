@@ -6,12 +6,18 @@ black), `normalise` (zero mean, unit spread). Axes: B batch, C channels, H W gri
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
+
+from saccade.data.randaugment import RandAugment, affine, randaugment
+
+ERASED_AREA, ERASED_ASPECT = (0.02, 1 / 3), (0.3, 1 / 0.3)
+"""Share of the picture that random erasing covers, and height over width: Zhong et al.,
+arXiv:1708.04896, with the upper area that Spikformer's recipes use (0.4 in the paper)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,20 +29,26 @@ class Augment:
         flip: mirror left and right, one image in two.
         rotate: most degrees to turn by, either way.
         scale: most relative zoom: 0.1 draws from 0.9 to 1.1.
+        randaugment: so many operations out of a list, drawn for each image.
         cutout: side in pixels of a black square, centred anywhere, clipped at the borders.
+        erase: share of the images in which a black rectangle of random size covers something
+            (random erasing).
 
     Raises:
-        ValueError: for a negative value, rotate above 180 or scale of 1 or more.
+        ValueError: for a negative value, rotate above 180, scale of 1 or more, erase above 1.
     """
 
     shift: int = 0
     flip: bool = False
     rotate: float | int = 0.0  # a recipe may say 15
     scale: float | int = 0.0
+    randaugment: RandAugment = field(default_factory=RandAugment)
     cutout: int = 0
+    erase: float | int = 0.0
 
     def __post_init__(self) -> None:
-        for name, bound in (("shift", math.inf), ("rotate", 180.0), ("cutout", math.inf)):
+        bounds = {"shift": math.inf, "rotate": 180.0, "cutout": math.inf, "erase": 1.0}
+        for name, bound in bounds.items():
             if not 0 <= getattr(self, name) <= bound:
                 raise ValueError(f"got {name}={getattr(self, name)}, expected 0 to {bound:g}")
         if not 0 <= self.scale < 1:
@@ -48,7 +60,7 @@ def augment(
 ) -> Float[Tensor, "B C H W"]:
     """Change each image at random; the input is left as it is.
 
-    Flip, turn and zoom (one bilinear pass), shift, cutout, in this order.
+    Flip, turn and zoom (one bilinear pass), shift, RandAugment, cutout, erasing, in this order.
 
     Args:
         x: pixels in 0..1.
@@ -72,8 +84,12 @@ def augment(
         x = _turn_and_zoom(x, how, generator)
     if how.shift:
         x = _shift(x, how.shift, generator)
+    if how.randaugment.layers:
+        x = randaugment(x, how.randaugment, generator)
     if how.cutout:
         x = _cut_out(x, how.cutout, generator)
+    if how.erase:
+        x = _erase(x, float(how.erase), generator)
     return x
 
 
@@ -117,12 +133,7 @@ def _turn_and_zoom(
     angle = _uniform(x, -float(how.rotate), float(how.rotate), generator) * (math.pi / 180)
     zoom = 1 + _uniform(x, -float(how.scale), float(how.scale), generator)
     cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
-    # grid coordinates run from -1 to 1 along both axes: without the aspect a turn would shear
-    aspect, zero = x.shape[2] / x.shape[3], torch.zeros_like(cos)
-    rows = [cos, -sin * aspect, zero], [sin / aspect, cos, zero]
-    theta = torch.stack([torch.stack(row, dim=1) for row in rows], dim=1).to(x.dtype)
-    grid = functional.affine_grid(theta, list(x.shape), align_corners=False)
-    return functional.grid_sample(x, grid, padding_mode="zeros", align_corners=False)
+    return affine(x, (cos, -sin, sin, cos))
 
 
 def _shift(
@@ -148,3 +159,21 @@ def _cut_out(
         covered.append((offset >= 0) & (offset < side))
     square = covered[0][:, None, :, None] & covered[1][:, None, None, :]
     return x.masked_fill(square, 0.0)
+
+
+def _erase(
+    x: Float[Tensor, "B C H W"], probability: float, generator: torch.Generator
+) -> Float[Tensor, "B C H W"]:
+    """Cover a rectangle that lies inside; a side longer than the image is cut, not drawn again."""
+    chosen = _uniform(x, 0.0, 1.0, generator) < probability
+    area = _uniform(x, *ERASED_AREA, generator)
+    flat, tall = (math.log(a) for a in ERASED_ASPECT)
+    aspect = _uniform(x, flat, tall, generator).exp()
+    covered = []
+    for length, sides in zip(x.shape[2:], (aspect.sqrt(), aspect.rsqrt()), strict=True):
+        side = (sides * (area * x.shape[2] * x.shape[3]).sqrt()).round().clamp(1, length)
+        start = (_uniform(x, 0.0, 1.0, generator) * (length - side + 1)).floor()
+        offset = torch.arange(length, device=x.device) - start.clamp(max=length - 1)[:, None]
+        covered.append((offset >= 0) & (offset < side[:, None]))
+    box = covered[0][:, None, :, None] & covered[1][:, None, None, :]
+    return x.masked_fill(box & chosen[:, None, None, None], 0.0)

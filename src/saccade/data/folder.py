@@ -1,5 +1,6 @@
-"""Your own pictures, one folder per class."""
+"""Pictures, one folder per class: small sets are kept in memory, large ones read as needed."""
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,8 +8,20 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from saccade.data._base import DATA, ImageData, Images, channel_statistics, stratified_split
+from saccade.data._base import (
+    DATA,
+    ImageData,
+    Images,
+    Split,
+    channel_statistics,
+    stratified_split,
+)
 from saccade.data._picture import SUFFIXES, image_grid, read_image
+from saccade.data._stream import PictureFiles, Stream, sample_statistics
+
+MEMORY = 2**30
+"""Bytes of pixels (1 GiB) beyond which a folder is read as it is needed, unless told otherwise."""
+log = logging.getLogger("saccade")
 
 
 @DATA.add("folder")
@@ -20,6 +33,8 @@ def load_folder(
     channels: int = 3,
     test_fraction: float = 0.2,
     split_seed: int = 0,
+    stream: bool | None = None,
+    crop: Sequence[float] | None = None,
 ) -> ImageData:
     """Pictures in `path/train/<class>/` and `path/test/<class>/`, or in `path/<class>/`.
 
@@ -34,6 +49,10 @@ def load_folder(
         channels: 1 for grey, 3 for red-green-blue.
         test_fraction: share of each class kept for the test, where the folder has no split.
         split_seed: of that split.
+        stream: read pictures as they are needed instead of keeping them in memory, which wants an
+            image_size; by default where their pixels take more than 1 GiB, or with `crop`.
+        crop: smallest and largest share of a picture that a random crop for training keeps, such
+            as [0.08, 1]; the test sees the middle. See `saccade.data._stream.Stream`.
 
     Raises:
         ValueError: naming the file or folder that is not as described above.
@@ -44,22 +63,32 @@ def load_folder(
     top = Path(path).expanduser().absolute()
     if not top.is_dir():
         raise ValueError(f"{top}: no such folder, expected one that holds a folder per class")
-    if _is_split(top):
-        classes, files, labels = _list_classes(top / "train")
-        test_classes, test_files, test_labels = _list_classes(top / "test")
-        if classes != test_classes:
-            odd = sorted(set(classes) ^ set(test_classes))
-            raise ValueError(f"{top}: got {odd} in only one of train and test, expected in both")
-        train = Images(images=_read(files, image_size, channels), labels=labels)
-        size = train.images.shape[2:]
-        test = Images(images=_read(test_files, size, channels), labels=test_labels)
+    split = _is_split(top)
+    classes, files, labels = _list_classes(top / "train" if split else top)
+    if stream is None:
+        stream = crop is not None or _is_large(top, files, image_size, channels)
+
+    def read(files: list[Path], labels: np.ndarray, size: int | Sequence[int] | None) -> Split:
+        if not stream:
+            return Images(images=_read(files, size, channels), labels=labels)
+        return _stream(top, files, labels, size, channels, crop)
+
+    if split:
+        test_files, test_labels = _list_test(top, classes)
+        train = read(files, labels, image_size)
+        test = read(test_files, test_labels, train.shape[1:])
     else:
-        classes, files, labels = _list_classes(top)
         first, second = _split(top, classes, labels, test_fraction, split_seed)
-        images = _read(files, image_size, channels)
-        train = Images(images=images[first], labels=labels[first])
-        test = Images(images=images[second], labels=labels[second])
-    mean, std = channel_statistics(train.images, white=255.0)
+        everything = read(files, labels, image_size)
+        train, test = everything.take(first), everything.take(second)
+    return _describe(classes, train, test)
+
+
+def _describe(classes: tuple[str, ...], train: Split, test: Split) -> ImageData:
+    if isinstance(train, Images):
+        mean, std = channel_statistics(train.images, white=255.0)
+    else:
+        mean, std = sample_statistics(train)
     return ImageData(
         name="folder",
         classes=classes,
@@ -69,6 +98,54 @@ def load_folder(
         mean=mean,
         std=std,
         source=None,
+    )
+
+
+def _list_test(top: Path, classes: tuple[str, ...]) -> tuple[list[Path], np.ndarray]:
+    test_classes, files, labels = _list_classes(top / "test")
+    if classes != test_classes:
+        odd = sorted(set(classes) ^ set(test_classes))
+        raise ValueError(f"{top}: got {odd} in only one of train and test, expected in both")
+    return files, labels
+
+
+def _is_large(
+    top: Path, files: list[Path], image_size: int | Sequence[int] | None, channels: int
+) -> bool:
+    """Whether the pixels would take too much memory; says so where they would."""
+    size = image_grid(image_size)
+    if size is None:
+        size = read_image(files[0], image_size=None, channels=channels).shape[1:]
+    if (total := len(files) * channels * size[0] * size[1]) <= MEMORY:
+        return False
+    log.info(
+        "%s: %d pictures take %.1f GiB, so they are read as they are needed (data.stream=false "
+        "keeps them in memory)",
+        *(top, len(files), total / 2**30),
+    )
+    return True
+
+
+def _stream(
+    top: Path,
+    files: list[Path],
+    labels: np.ndarray,
+    image_size: int | Sequence[int] | None,
+    channels: int,
+    crop: Sequence[float] | None,
+) -> Stream:
+    size = image_grid(image_size)
+    if size is None:
+        raise ValueError(
+            f"{top}: got no image_size, expected one, such as 224, where pictures are read as they "
+            "are needed (stream, crop, or more than 1 GiB of pixels)"
+        )
+    return Stream(
+        files=PictureFiles(tuple(map(str, files))),
+        rows=np.arange(len(files)),
+        labels=labels,
+        frame=(channels, *size),
+        crop=tuple(crop) if crop is not None else None,
     )
 
 

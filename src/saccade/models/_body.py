@@ -119,7 +119,7 @@ class SpikingModel(nn.Module, ABC):
         """The parts of the body in words, from input to output."""
 
     def forward(
-        self, x: Tensor, *, per_step: bool = False
+        self, x: Tensor, *, per_step: bool = False, any_size: bool = False
     ) -> Float[Tensor, "B K"] | Float[Tensor, "T B K"]:
         """Logits, averaged over the steps unless `per_step`.
 
@@ -127,12 +127,14 @@ class SpikingModel(nn.Module, ABC):
             x: pictures [B C H W], shown for `config.T` steps; or frames [T B C H W]. A stem
                 for series takes [B F] or [T B F].
             per_step: keep the logits of every step.
+            any_size: let other heights and widths through. Convolutions and mixers that have no
+                parameter or constant for each token can take them; it is for the caller to know.
 
         Raises:
             ValueError: for another number of axes, channels, or another size; and for another
                 number of steps where parameters depend on it.
         """
-        logits = self.steps(self._frames(x))
+        logits = self.steps(self._frames(x, any_size))
         return logits if per_step else logits.mean(0)
 
     def forward_steps(self, x: Tensor) -> Float[Tensor, "T B K"]:
@@ -145,8 +147,10 @@ class SpikingModel(nn.Module, ABC):
         """Shape of one input frame of one sample."""
         return (self.config.in_channels, *self.config.size)
 
-    def _frames(self, x: Tensor) -> Tensor:
+    def _frames(self, x: Tensor, any_size: bool) -> Tensor:
         frame = self.frame
+        if any_size and len(frame) == 3 and x.dim() >= 4:
+            frame = (frame[0], *x.shape[-2:])
         static = x.dim() == len(frame) + 1
         if x.dim() - len(frame) not in (1, 2) or x.shape[-len(frame) :] != frame or 0 in x.shape:
             sizes = ", ".join(map(str, frame))

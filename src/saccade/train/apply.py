@@ -10,9 +10,10 @@ from lightning_fabric import Fabric
 
 from saccade.data import load_data, normalise, read_image, unit
 from saccade.models import SpikingModel
-from saccade.train.batches import Pictures
 from saccade.train.checkpoint import WEIGHTS, load_model
-from saccade.train.run import evaluate, hardware, versions
+from saccade.train.evaluate import evaluate
+from saccade.train.outcome import hardware, versions
+from saccade.train.streamed import source_of
 from saccade.train.tasks import predict
 
 
@@ -45,7 +46,7 @@ def evaluate_run(
         )
     fabric = Fabric(accelerator=device, devices=1, precision=described.get("precision", "32-true"))
     model.to(fabric.device)
-    result = evaluate(model, Pictures.of(data.test, data, fabric.device), fabric=fabric)
+    result = evaluate(model, source_of(data.test, data, fabric.device, None), fabric=fabric)
     seen = result["recording"]
     return {
         "dataset": data.name,
@@ -75,7 +76,8 @@ def predict_files(
     """
     model, data = open_run(run)
     c = model.config
-    raw = [read_image(p, image_size=c.size, channels=c.in_channels) for p in images]
+    centre = data["part"].get("crop") is not None
+    raw = [read_image(p, image_size=c.size, channels=c.in_channels, centre=centre) for p in images]
     pixels = torch.from_numpy(np.stack(raw))
     # files have 255 for white, whatever the data set has
     x = normalise(unit(255 - pixels if invert else pixels, 255.0), data["mean"], data["std"])

@@ -1,8 +1,9 @@
 """Checkpoints: one safetensors file that is a whole state, and a JSON file for people.
 
 `last.safetensors` holds the weights under their own names, the optimiser's tensors under
-"optim/", and everything else as JSON in the header, so that a run killed at any moment finds
-either the old state or the new one. `state.json` repeats the header; it is never read back.
+"optim/", averaged weights (if there are any) under "average/", and everything else as JSON in the
+header, so that a run killed at any moment finds either the old state or the new one.
+`state.json` repeats the header; it is never read back.
 """
 
 import json
@@ -16,10 +17,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from saccade.models import SpikingModel, describe, rebuild
+from saccade.train.devices import spread, whole
 from saccade.train.files import write_atomically, write_json
 
 WEIGHTS, STATE = "last.safetensors", "state.json"
-_OPTIM = "optim/"
+_OPTIM, _AVERAGE = "optim/", "average/"
 
 
 @dataclass(kw_only=True)
@@ -34,6 +36,7 @@ class Position:
     correct: int = 0
     seen: int = 0
     epoch_seconds: float = 0.0
+    epoch_waited: float = 0.0
 
 
 @dataclass(kw_only=True)
@@ -44,6 +47,8 @@ class Header:
     data: dict[str, Any] = field(default_factory=dict)
     position: dict[str, Any] | None = None
     optim: dict[str, Any] | None = None
+    scaler: dict[str, Any] | None = None
+    devices: int = 1
 
 
 def save_weights(path: Path, model: SpikingModel, data: dict[str, Any]) -> None:
@@ -51,43 +56,115 @@ def save_weights(path: Path, model: SpikingModel, data: dict[str, Any]) -> None:
     _write(path, model.state_dict(), Header(model=describe(model), data=data))
 
 
+@dataclass(kw_only=True)
+class State:
+    """What a run carries from one process to the next.
+
+    Args:
+        model, optimizer: whole or spread over devices.
+        average: the averaged weights, where there are any; spread as the model is.
+        scaler: keeps the loss scale of float16, where there is one.
+    """
+
+    model: SpikingModel
+    optimizer: torch.optim.Optimizer
+    average: SpikingModel | None = None
+    scaler: torch.amp.GradScaler | None = None
+
+
 def save_run(
     run: Path,
-    model: SpikingModel,
-    optimizer: torch.optim.Optimizer,
+    state: State,
     position: Position,
     data: dict[str, Any],
+    *,
+    devices: int = 1,
+    write: bool = True,
 ) -> None:
-    """The whole state of a run, atomically."""
-    tensors, numbers = _split_optimizer(optimizer)
-    header = Header(model=describe(model), data=data, position=asdict(position), optim=numbers)
-    _write(run / WEIGHTS, model.state_dict() | tensors, header)
+    """The whole state of a run, atomically.
+
+    Where it is spread over devices, every process must call this; one of them writes.
+    """
+    weights = state.model.state_dict()
+    if state.average is not None:
+        weights |= {_AVERAGE + name: t for name, t in state.average.state_dict().items()}
+    tensors = {name: _collect(t, write) for name, t in weights.items()}
+    moved, numbers = _split_optimizer(state.optimizer.state_dict()["state"], write)
+    if not write:
+        return
+    header = Header(
+        model=describe(state.model),
+        data=data,
+        position=asdict(position),
+        optim=numbers,
+        scaler=state.scaler.state_dict() if state.scaler else None,
+        devices=devices,
+    )
+    _write(run / WEIGHTS, tensors | moved, header)
     write_json(run / STATE, {k: v for k, v in asdict(header).items() if k != "optim"})
 
 
-def restore_run(
-    run: Path, model: SpikingModel, optimizer: torch.optim.Optimizer
-) -> Position | None:
-    """Bring model and optimiser to the saved state; None where nothing was saved yet.
+def _collect(tensor: Tensor, keep: bool) -> Tensor:
+    """A whole tensor on the CPU; where it is not kept it was only helped to come together."""
+    full = whole(tensor)
+    return full.detach().cpu() if keep else full.new_empty(0)
+
+
+@dataclass(kw_only=True)
+class Saved:
+    """A checkpoint of a run, read."""
+
+    path: Path
+    header: Header
+    tensors: dict[str, Tensor]
+
+    @property
+    def position(self) -> Position:
+        """How far the run had come."""
+        assert self.header.position is not None
+        return Position(**self.header.position)
+
+    def restore_weights(self, model: SpikingModel, average: SpikingModel | None = None) -> None:
+        """Bring model and average to the saved state, before they are spread over devices.
+
+        Raises:
+            ValueError: where the file belongs to another model.
+        """
+        _load_weights(model, _weights(self.tensors), self.path)
+        if average is not None:
+            _load_weights(average, _averaged(self.tensors), self.path)
+
+    def restore_rest(self, state: State) -> None:
+        """Bring the optimiser to the saved state, on the devices that hold its parameters."""
+        assert self.header.optim is not None
+        _join_optimizer(state.optimizer, self.tensors, self.header.optim)
+        if state.scaler and self.header.scaler:
+            state.scaler.load_state_dict(self.header.scaler)
+
+
+def read_run(run: Path) -> Saved | None:
+    """The saved state of a run; None where nothing was saved yet.
 
     Raises:
-        ValueError: where the file is broken or belongs to another model.
+        ValueError: where the file is broken or holds no run.
     """
-    if not (run / WEIGHTS).exists():
+    path = run / WEIGHTS
+    if not path.exists():
         return None
-    header, tensors = read(run / WEIGHTS)
+    header, tensors = read(path)
     if header.position is None or header.optim is None:
-        raise ValueError(f"{run / WEIGHTS} holds weights alone, not the state of a run")
-    _load_weights(model, tensors, run / WEIGHTS)
-    _join_optimizer(optimizer, tensors, header.optim)
-    return Position(**header.position)
+        raise ValueError(f"{path} holds weights alone, not the state of a run")
+    return Saved(path=path, header=header, tensors=tensors)
 
 
 def load_model(path: Path) -> tuple[SpikingModel, dict[str, Any]]:
-    """The model of a weights file, and what is known of its data; see `saccade.load`."""
+    """The model of a weights file, and what is known of its data; see `saccade.load`.
+
+    Where weights were averaged, these are what is loaded.
+    """
     header, tensors = read(path)
     model = rebuild(header.model)
-    _load_weights(model, tensors, path)
+    _load_weights(model, _averaged(tensors) or _weights(tensors), path)
     return model.eval(), header.data
 
 
@@ -128,6 +205,8 @@ def _is_ours(header: Any) -> bool:
         and isinstance(header.get("data", {}), dict)
         and (position is None or _keys(position) == {f.name for f in fields(Position)})
         and (optim is None or _keys(optim) == {"numbers"})
+        and isinstance(header.get("scaler") or {}, dict)
+        and isinstance(header.get("devices", 1), int)
     )
 
 
@@ -141,8 +220,15 @@ def _write(path: Path, tensors: dict[str, Tensor], header: Header) -> None:
     write_atomically(path, save(plain, metadata))
 
 
-def _load_weights(model: SpikingModel, tensors: dict[str, Tensor], path: Path) -> None:
-    weights = {name: t for name, t in tensors.items() if not name.startswith(_OPTIM)}
+def _weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k: t for k, t in tensors.items() if not k.startswith((_OPTIM, _AVERAGE))}
+
+
+def _averaged(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(_AVERAGE): t for k, t in tensors.items() if k.startswith(_AVERAGE)}
+
+
+def _load_weights(model: SpikingModel, weights: dict[str, Tensor], path: Path) -> None:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -150,16 +236,15 @@ def _load_weights(model: SpikingModel, tensors: dict[str, Tensor], path: Path) -
 
 
 def _split_optimizer(
-    optimizer: torch.optim.Optimizer,
+    state: dict[int, dict[str, Any]], keep: bool
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors by "optim/<parameter>/<slot>", and the rest as plain numbers."""
-    whole = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, dict[str, Any]] = {}
-    for index, slots in whole["state"].items():
+    for index, slots in state.items():
         for slot, value in slots.items():
             if isinstance(value, Tensor):
-                tensors[f"{_OPTIM}{index}/{slot}"] = value
+                tensors[f"{_OPTIM}{index}/{slot}"] = _collect(value, keep)
             else:
                 numbers.setdefault(str(index), {})[slot] = value
     return tensors, {"numbers": numbers}
@@ -169,9 +254,10 @@ def _join_optimizer(
     optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], header: dict[str, Any]
 ) -> None:
     state: dict[int, dict[str, Any]] = {int(i): dict(n) for i, n in header["numbers"].items()}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for name, value in tensors.items():
         if name.startswith(_OPTIM):
             index, slot = name.removeprefix(_OPTIM).split("/")
-            state.setdefault(int(index), {})[slot] = value
+            state.setdefault(int(index), {})[slot] = spread(value, parameters[int(index)])
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})

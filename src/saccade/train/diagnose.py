@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.nn import Neuron
+from saccade.train.devices import whole
 
 SILENT, SATURATED = 0.001, 0.999
 """Firing rates below and above which a layer passes nothing on."""
@@ -25,7 +26,7 @@ def diagnose(model: nn.Module, x: Tensor) -> str:
     """
     found: dict[str, list[str]] = {"not finite": [], "silent": [], "saturated": []}
     for name, p in model.named_parameters():
-        if not p.isfinite().all():
+        if not whole(p).isfinite().all():
             found["not finite"].append(f"{name} (weights)")
     for name, b in model.named_buffers():
         if not b.isfinite().all():
@@ -49,7 +50,7 @@ def diagnose(model: nn.Module, x: Tensor) -> str:
     neurons = [(p, m) for p, m in model.named_modules() if isinstance(m, Neuron)]
     hooks = [m.register_forward_hook(look(p)) for p, m in dict(leaves + neurons).items()]
     try:
-        model(x)
+        model(x, any_size=True)
     finally:
         for hook in hooks:
             hook.remove()

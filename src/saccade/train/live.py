@@ -48,5 +48,17 @@ class Live:
             f"train {line['accuracy']:6.2%}"
             + (f"  validation {held:6.2%}" if held is not None else "")
             + f"  lr {line['lr']:.2e}  {line['images_per_second']:,.0f} img/s"
+            + f"  {bottleneck(line['data_wait'])}"
         )
         self.console.print(text, highlight=False, soft_wrap=True)
+
+
+def bottleneck(data_wait: float) -> str:
+    """Whether data or the model sets the pace.
+
+    Args:
+        data_wait: share of the time that was spent waiting for data; it is read ahead, so a
+            wait worth naming means that reading does not keep up.
+    """
+    slower = "data" if data_wait > 0.1 else "model"
+    return f"{slower} is the bottleneck ({data_wait:.0%} waiting for data)"

@@ -10,13 +10,18 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from saccade._registry import nearest
-from saccade.data import Augment
+from saccade._registry import Part, nearest, split_part
+from saccade.data import Augment, Mix
+from saccade.train.curriculum import Stage, check_stages
 from saccade.train.plain_yaml import read_yaml, write_yaml
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """Whose weights stay in float32, so that a trained model can be tested without them."""
 _PARTS = ("model", "data", "task")
+_FREE = (*((part,) for part in _PARTS), ("optim", "options"), ("optim", "schedule"))
+"""Where names and options stand that only the part itself can check."""
+_NAMED = ("attention", "neuron", "stem", "task", "schedule")
+"""Parts that may be given by name alone, and then by an option in an override."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,21 +30,36 @@ class Optim:
 
     Args:
         name: see `saccade.train.optim.OPTIMIZER`.
+        options: of that optimiser, such as {momentum: 0.9}.
         lr: peak learning rate.
-        weight_decay: on matrices and kernels; biases and norms have none.
+        weight_decay: on what `decay` names.
+        decay: "matrices" (biases, norms and single numbers have none) or "all".
+        schedule: from peak to end; see `saccade.train.schedule.SCHEDULE`.
         warmup: share of all steps in which lr rises linearly from 0.
-        final: lr at the end over its peak; cosine in between.
+        final: lr at the end over its peak.
         clip: largest norm of the gradient; 0 leaves it alone.
     """
 
     name: str = "adamw"
+    options: dict[str, Any] = field(default_factory=dict)
     lr: float = 1e-3
     weight_decay: float = 0.05
+    decay: str = "matrices"
+    schedule: Part = "cosine"
     warmup: float = 0.05
     final: float = 0.01
     clip: float = 0.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.options, Mapping) or "name" in self.options:
+            raise ValueError(f"got optim.options={self.options!r}, expected {{option: value}}")
+        for where, given in (("options", self.options), ("schedule", self.schedule)):
+            if isinstance(given, Mapping):
+                _check_words(f"optim.{where}", given)
+        try:
+            split_part(self.schedule)
+        except ValueError as error:
+            raise ValueError(f"optim.schedule: {error}") from None
         if not self.lr > 0:
             raise ValueError(f"got optim.lr={self.lr}, expected a number above 0")
         if not 0 <= self.warmup < 1:
@@ -47,6 +67,29 @@ class Optim:
         for name in ("weight_decay", "final", "clip"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"got optim.{name}={getattr(self, name)}, expected 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Average:
+    """Weights averaged over the steps; they are what is validated, tested and loaded.
+
+    After step n (from 1) the average moves by the share 1 - d_n towards the weights and the
+    statistics of norms, with d_n = min(decay, n / (n + warmup)).
+
+    Args:
+        decay: d, the share of the average that stays; 0 keeps none, so that there is none.
+        warmup: in steps; until about warmup / (1 - decay) the average is a shorter one, which
+            has forgotten the first weights. 0 leaves that out.
+    """
+
+    decay: float = 0.0
+    warmup: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"got average.decay={self.decay}, expected a share from 0 up to 1")
+        if not self.warmup >= 0:
+            raise ValueError(f"got average.warmup={self.warmup}, expected 0 or more steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +105,15 @@ class Recipe:
             classes, channels and the image size come from the data.
         data: name and options of a data set, as for `saccade.data.load_data`.
         augment: random changes of the training pictures.
+        mix: blends of training pictures with each other, labels and all.
         task: name and options of what is learned.
         optim: how weights move.
+        average: of the weights over the steps.
+        curriculum: stages, each {until, T, size, sharpness}; see `saccade.train.curriculum.Stage`.
         epochs: passes over the training set.
-        batch_size: pictures a step.
+        batch_size: pictures a step, over all devices together, whatever `accumulate` is.
+        accumulate: pieces that a batch is cut into, one after the other, to save memory. The
+            gradient is that of the whole batch, up to statistics of batch norm and dropout.
         validation: share of the training set held out, measured after every epoch.
         precision: "32-true", or of Lightning Fabric's "bf16-mixed" and "16-mixed".
         seed: of everything random.
@@ -78,10 +126,14 @@ class Recipe:
     paper: str = ""
     claim: str = ""
     augment: Augment = field(default_factory=Augment)
+    mix: Mix = field(default_factory=Mix)
     task: dict[str, Any] = field(default_factory=lambda: {"name": "classify"})
     optim: Optim = field(default_factory=Optim)
+    average: Average = field(default_factory=Average)
+    curriculum: tuple[Stage, ...] = ()
     epochs: int = 10
     batch_size: int = 64
+    accumulate: int = 1
     validation: float = 0.0
     precision: str = "32-true"
     seed: int = 0
@@ -91,11 +143,15 @@ class Recipe:
             given = getattr(self, part)
             if not isinstance(given.get("name"), str):
                 raise ValueError(f"the recipe's {part} has no name; expected {part}: {{name: ...}}")
-            if odd := [key for key in given if not isinstance(key, str)]:
-                raise ValueError(f"got key {odd[0]!r} in {part}, expected the name of an option")
-        for name in ("epochs", "batch_size"):
+            _check_words(part, given)
+        for name in ("epochs", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"got {name}={getattr(self, name)}, expected 1 or more")
+        if self.accumulate > self.batch_size:
+            raise ValueError(
+                f"got accumulate={self.accumulate}, expected at most batch_size={self.batch_size}"
+            )
+        check_stages(self.curriculum)
         if not 0 <= self.validation < 1:
             raise ValueError(f"got validation={self.validation}, expected a share from 0 up to 1")
         if self.seed < 0:
@@ -104,6 +160,11 @@ class Recipe:
             raise ValueError(
                 f"unknown precision {self.precision!r}; {nearest(self.precision, [*PRECISIONS])}"
             )
+
+
+def _check_words(part: str, given: Mapping[Any, Any]) -> None:
+    if odd := [key for key in given if not isinstance(key, str)]:
+        raise ValueError(f"got key {odd[0]!r} in {part}, expected the name of an option")
 
 
 def list_recipes() -> dict[str, Path]:
@@ -157,15 +218,17 @@ def parse_recipe(text: str, overrides: Sequence[str] = (), *, where: str = "reci
     for word in overrides:
         override(tree, word)
     _check_keys(tree, Recipe, where)
-    # jsonargparse would read a quoted "007" among the options of a part as a number
-    parts = {part: tree.pop(part) for part in _PARTS if part in tree}
-    for part, given in parts.items():
-        if not isinstance(given, dict):
+    free = _take_free(tree)
+    for (*_, part), given in free.items():
+        if part in _PARTS and not isinstance(given, dict):
             raise ValueError(f"{where}: got {part}={given!r}, expected {part}: {{name: ...}}")
     try:
         parser = _parser()
-        values = vars(parser.instantiate(parser.parse_object(tree | {part: {} for part in parts})))
-        return Recipe(**values | parts)
+        blank: dict[str, Any] = {part: {} for (*above, part) in free if not above}
+        values = vars(parser.instantiate(parser.parse_object(tree | blank)))
+        optim = {key: given for (*above, key), given in free.items() if above}
+        values |= {part: given for (*above, part), given in free.items() if not above}
+        return Recipe(**values | {"optim": replace(values["optim"], **optim)})
     except (ArgumentError, TypeError) as error:
         raise ValueError(f"{where}: {_plain(str(error))}") from error
 
@@ -173,6 +236,18 @@ def parse_recipe(text: str, overrides: Sequence[str] = (), *, where: str = "reci
 def dump_recipe(recipe: Recipe) -> str:
     """YAML that `parse_recipe` reads back to an equal recipe."""
     return write_yaml(asdict(recipe))
+
+
+def _take_free(tree: dict[str, Any]) -> dict[tuple[str, ...], Any]:
+    """Take out what jsonargparse would bend: a quoted "007" among options is no number."""
+    taken = {}
+    for path in _FREE:
+        node: Any = tree
+        for name in path[:-1]:
+            node = node.get(name, {})
+        if path[-1] in node:
+            taken[path] = node.pop(path[-1])
+    return taken
 
 
 def _parser() -> ArgumentParser:
@@ -194,7 +269,7 @@ def override(tree: dict[str, Any], word: str) -> None:
     node = tree
     for name in path:
         inner = node.get(name)
-        if isinstance(inner, str) and name in ("attention", "neuron", "stem", "task"):
+        if isinstance(inner, str) and name in _NAMED:
             inner = {"name": inner}
         node[name] = inner = {} if inner is None else inner
         if not isinstance(inner, dict):
@@ -218,6 +293,11 @@ def _check_keys(tree: Mapping[str, Any], cls: type, where: str) -> None:
             if not isinstance(value, Mapping):
                 raise ValueError(f"{where}: got {key}={value!r}, expected a mapping of its keys")
             _check_keys(value, kind, f"{where}, {key}")
+        elif key == "curriculum":
+            if not isinstance(value, list) or not all(isinstance(v, Mapping) for v in value):
+                raise ValueError(f"{where}: got {key}={value!r}, expected a list of stages")
+            for stage in value:
+                _check_keys(stage, Stage, f"{where}, {key}")
 
 
 def _plain(message: str) -> str:

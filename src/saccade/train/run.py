@@ -1,32 +1,35 @@
-"""One run from recipe to metrics: folder, training, the one look at the test set, metrics."""
+"""One run from recipe to metrics: its folder, and all that training needs."""
 
 import json
-import platform
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from saccade.analysis import observe, record
-from saccade.data import ImageData, Images, load_data, stratified_split
-from saccade.models import MODELS, SpikingModel, create_model
-from saccade.train.batches import Batches, Pictures
-from saccade.train.checkpoint import WEIGHTS, Position, restore_run
-from saccade.train.files import write_atomically, write_json
+from saccade.data import ImageData, Split, load_data, stratified_split
+from saccade.models import SpikingModel, create_model
+from saccade.train.average import MovingAverage
+from saccade.train.batches import Batches, Plan, Source
+from saccade.train.checkpoint import WEIGHTS, Position, read_run
+from saccade.train.curriculum import try_stages
+from saccade.train.devices import close_fabric, first_alone, open_fabric, share_of, spread_model
+from saccade.train.files import write_atomically
 from saccade.train.loop import LOG, Progress, Session, fit
 from saccade.train.optim import make_optimizer
+from saccade.train.outcome import finish
 from saccade.train.randomness import seed_for
 from saccade.train.recipe import Recipe, dump_recipe, parse_recipe
-from saccade.train.tasks import make_task, predict
+from saccade.train.schedule import rate_share
+from saccade.train.streamed import batches_of, source_of
+from saccade.train.tasks import make_task
 
-RECIPE, METRICS, OBSERVATIONS = "recipe.yaml", "metrics.json", "observations.npz"
-_EVAL_BATCH = 256
+RECIPE = "recipe.yaml"
+log = logging.getLogger("saccade")
 
 
 class Silent:
@@ -44,16 +47,25 @@ def train(
     run: Path,
     *,
     device: str = "auto",
+    devices: int | None = None,
+    nodes: int | None = None,
+    strategy: str = "auto",
+    workers: int | None = None,
     data_root: str | Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train a recipe in a folder, test it once, write metrics and observations.
 
+    On many devices every process calls this, and the first one writes; see
+    `saccade.train.launch.launch`.
+
     Args:
         recipe: what to run.
         run: folder; it must not hold a run already unless `resume`.
         device: "auto", "cpu", "cuda" or "mps".
+        devices, nodes, strategy: see `saccade.train.devices.open_fabric`.
+        workers: processes that read data which is not kept in memory; None for a good number.
         data_root: where data sets lie; see `saccade.data.data_root`.
         resume: go on from the last checkpoint, if there is one.
         progress: who is told.
@@ -63,21 +75,50 @@ def train(
 
     Raises:
         ValueError: for a recipe, data or folder that cannot be used.
-        Diverged, Interrupted: see `saccade.train.loop.fit`.
+        Diverged, Interrupted, TooLarge, Lost: see `saccade.train.loop.fit`.
     """
-    with _naming("data", recipe.data):
-        data = load_data(recipe.data, data_root)
+    fabric = open_fabric(
+        device=device,
+        precision=recipe.precision,
+        devices=devices,
+        nodes=nodes,
+        strategy=strategy,
+    )
+    run = Path(fabric.broadcast(str(run)))
+    data = _load(fabric, recipe, data_root)
     model = build_model(recipe, data)
-    _check_folder(run, recipe, resume=resume)
-    session = _open(recipe, run, data, model, device, progress or Silent())
-    # last: a recipe that cannot run leaves no folder behind
+    first_alone(fabric, lambda: _check_folder(run, recipe, resume=resume))
+    told = progress if progress and fabric.is_global_zero else Silent()
+    session = _open(recipe, run, data, model, fabric, told, workers)
+    if fabric.is_global_zero:
+        _begin_folder(run, recipe)
+    fit(session)
+    metrics = finish(session, data, workers)
+    close_fabric(fabric)
+    return metrics
+
+
+def _load(fabric: Fabric, recipe: Recipe, data_root: str | Path | None) -> ImageData:
+    """The data, which the first process alone may have to download."""
+
+    def load() -> ImageData:
+        with _naming("data", recipe.data):
+            return load_data(recipe.data, data_root)
+
+    if fabric.world_size == 1:
+        return load()
+    found: list[ImageData] = []
+    first_alone(fabric, lambda: found.append(load()))
+    return found[0] if found else load()
+
+
+def _begin_folder(run: Path, recipe: Recipe) -> None:
+    """Last before training: a recipe that cannot run leaves no folder behind."""
     run.mkdir(parents=True, exist_ok=True)
     if not (run / RECIPE).exists():
         write_atomically(run / RECIPE, dump_recipe(recipe))
     for half in run.glob(".*.tmp"):  # of a process that was killed while it wrote
         half.unlink()
-    fit(session)
-    return finish(session, data)
 
 
 def build_model(recipe: Recipe, data: ImageData) -> SpikingModel:
@@ -140,44 +181,83 @@ def _open(
     run: Path,
     data: ImageData,
     model: SpikingModel,
-    device: str,
+    fabric: Fabric,
     progress: Progress,
+    workers: int | None,
 ) -> Session:
-    fabric = Fabric(accelerator=device, devices=1, precision=recipe.precision)  # type: ignore[arg-type]
-    model.to(fabric.device)
-    optimizer = make_optimizer(model, recipe.optim)
     with _naming("task", recipe.task):
         task = make_task(recipe.task)
-    position = restore_run(run, model, optimizer) or Position()
-    training, validation = _hold_out(data, recipe)
-    pictures = Pictures.of(training, data, fabric.device)
-    batches = Batches(pictures, size=recipe.batch_size, how=recipe.augment, seed=recipe.seed)
-    return Session(
+    average = MovingAverage(model, recipe.average) if recipe.average.decay else None
+    judged = average.model if average else None
+    if saved := read_run(run):
+        saved.restore_weights(model, judged)
+        _compare_devices(fabric, saved.header.devices)
+    model.to(fabric.device)
+    task.prepare(model)
+    try_stages(model, recipe.curriculum)
+    batches, validation = _load_onto(fabric, recipe, data, workers)
+    # fsdp puts other parameters in their places, which optimiser and average have to know
+    wrapped = fabric.setup_module(model)
+    if judged:
+        spread_model(fabric, judged.to(fabric.device))
+    with _naming("optim", asdict(recipe.optim)):
+        optimizer = make_optimizer(model, recipe.optim)
+        rate_share(recipe.optim, 0, 1)
+    session = Session(
         recipe=recipe,
         run=run,
         fabric=fabric,
         model=model,
+        wrapped=wrapped,
         optimizer=optimizer,
         task=task,
         batches=batches,
-        validation=Pictures.of(validation, data, fabric.device) if validation else None,
+        validation=validation,
         progress=progress,
+        average=average,
         data=_describe(recipe, data),
-        position=position,
-        log=_read_log(run / LOG, position.step),
     )
+    if saved:
+        saved.restore_rest(session.state)
+        session.position = saved.position
+    session.log = _read_log(run / LOG, session.position.step)
+    return session
 
 
-def _hold_out(data: ImageData, recipe: Recipe) -> tuple[Images, Images | None]:
+def _load_onto(
+    fabric: Fabric, recipe: Recipe, data: ImageData, workers: int | None
+) -> tuple[Batches, Source | None]:
+    """What is trained on, and what is held out."""
+    keep, held = _hold_out(data, recipe)
+    training = source_of(keep, data, fabric.device, workers)
+    plan = Plan(
+        size=recipe.batch_size,
+        how=recipe.augment,
+        mix=recipe.mix,
+        epochs=recipe.epochs,
+        seed=recipe.seed,
+        share=share_of(fabric),
+        pieces=recipe.accumulate,
+    )
+    validation = source_of(held, data, fabric.device, workers) if held else None
+    return batches_of(training, plan), validation
+
+
+def _compare_devices(fabric: Fabric, before: int) -> None:
+    if before != fabric.world_size and fabric.is_global_zero:
+        log.info(
+            "the run goes on with %d devices instead of %d: every batch is the same, but sums are "
+            "rounded otherwise",
+            *(fabric.world_size, before),
+        )
+
+
+def _hold_out(data: ImageData, recipe: Recipe) -> tuple[Split, Split | None]:
     """Training and validation split; the latter is the same for every seed."""
     if not recipe.validation:
         return data.train, None
     keep, held = stratified_split(data.train.labels, test_fraction=recipe.validation, seed=0)
-    images, labels = data.train.images, data.train.labels
-    return (
-        Images(images=images[keep], labels=labels[keep]),
-        Images(images=images[held], labels=labels[held]),
-    )
+    return data.train.take(keep), data.train.take(held)
 
 
 def _describe(recipe: Recipe, data: ImageData) -> dict[str, Any]:
@@ -198,132 +278,3 @@ def _read_log(path: Path, step: int) -> list[dict[str, Any]]:
         return []
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return [row for row in rows if row["step"] <= step]
-
-
-def finish(session: Session, data: ImageData) -> dict[str, Any]:
-    """Test the trained model, once, and write what came of it."""
-    s = session
-    test = Pictures.of(data.test, data, s.fabric.device)
-    result = evaluate(s.model, test, fabric=s.fabric)
-    metrics = _metrics(s, data, result)
-    chosen = _samples(result, data)
-    first = test.pick(torch.from_numpy(chosen[:4]), None, torch.Generator())
-    arrays = _observations(result, data, chosen) | observe(s.model, first.x)
-    _write_arrays(s.run / OBSERVATIONS, arrays)
-    write_json(s.run / METRICS, metrics)
-    return metrics
-
-
-def evaluate(
-    model: SpikingModel, pictures: Pictures, *, fabric: Fabric | None = None
-) -> dict[str, Any]:
-    """Accuracy, loss, confusion and everything that `record` counts, over a whole split."""
-    steps, labels = [], []
-    with record(model) as seen, torch.no_grad():
-        for batch in pictures.all(_EVAL_BATCH):
-            with fabric.autocast() if fabric else torch.no_grad():
-                steps.append(predict(model, batch.x).float().cpu())
-            labels.append(batch.y.cpu())
-    logits, y = torch.cat(steps, 1), torch.cat(labels)
-    mean = logits.mean(0)
-    guess = mean.argmax(-1)
-    K = logits.shape[-1]
-    confusion = torch.bincount(y * K + guess, minlength=K * K).reshape(K, K)
-    heard = logits.cumsum(0).argmax(-1)
-    return {
-        "accuracy": float((guess == y).double().mean()),
-        "loss": float(torch.nn.functional.cross_entropy(mean, y)),
-        "confusion": confusion.numpy(),
-        "probabilities": mean.softmax(-1).numpy(),
-        "labels": y.numpy(),
-        "steps_accuracy": (heard == y).double().mean(-1).numpy(),
-        "recording": seen,
-    }
-
-
-def _metrics(s: Session, data: ImageData, result: dict[str, Any]) -> dict[str, Any]:
-    recipe, p, seen = s.recipe, s.position, result["recording"]
-    entry = MODELS[s.model.name]
-    return {
-        "recipe": recipe.name,
-        "about": recipe.about,
-        "claim": recipe.claim,
-        "model": s.model.name,
-        "dataset": data.name,
-        "test_accuracy": result["accuracy"],
-        "test_loss": result["loss"],
-        "test_images": len(data.test),
-        "train_images": len(s.batches.pictures),
-        "train_seconds": p.seconds,
-        "images_per_second": p.images / max(p.seconds, 1e-9),
-        "epochs": recipe.epochs,
-        "seed": recipe.seed,
-        "parameters": sum(w.numel() for w in s.model.parameters()),
-        "T": s.model.config.T,
-        "firing_rates": seen.mean_rates(),
-        **seen.totals(),
-        "layers": seen.table(),
-        "paper": recipe.paper or entry.source.id,
-        "citation": entry.source.bibtex(),
-        "versions": versions(),
-        "hardware": hardware(s.fabric.device),
-    }
-
-
-def _samples(result: dict[str, Any], data: ImageData, most: int = 12) -> np.ndarray:
-    """Indices of test pictures to show: mistakes first, then one of each class in turn."""
-    labels, guess = result["labels"], result["probabilities"].argmax(-1)
-    wrong = np.flatnonzero(labels != guess)[: most // 2]
-    right = np.flatnonzero(labels == guess)
-    turn = [right[labels[right] == k] for k in range(data.num_classes)]
-    order = [c[i] for i in range(most) for c in turn if i < len(c)]
-    return np.array([*wrong, *order][:most], dtype=np.int64)
-
-
-def _observations(result: dict[str, Any], data: ImageData, chosen: np.ndarray) -> dict[str, Any]:
-    rates: Mapping[str, list[float]] = result["recording"].rates()
-    shown = np.rint(data.test.images[chosen] * (255 / data.white)).astype(np.uint8)
-    return {
-        "classes": np.array(data.classes),
-        "confusion": result["confusion"],
-        "steps_accuracy": result["steps_accuracy"],
-        "sample_images": shown,
-        "sample_labels": result["labels"][chosen],
-        "sample_probabilities": result["probabilities"][chosen],
-        "neurons": np.array(list(rates)),
-        "rates": np.array(list(rates.values())),
-    }
-
-
-def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
-    from io import BytesIO
-
-    buffer = BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    write_atomically(path, buffer.getvalue())
-
-
-def versions() -> dict[str, str]:
-    """Of everything that can change a number."""
-    names = ("saccade", "torch", "numpy", "lightning-fabric")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
-
-
-def hardware(device: torch.device) -> dict[str, Any]:
-    """What the numbers were measured on."""
-    return {
-        "device": device.type,
-        "cpu": _cpu_name(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        "system": platform.platform(terse=True),
-    }
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
