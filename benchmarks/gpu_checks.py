@@ -146,24 +146,7 @@ def attention_core() -> dict[str, object]:
             torch.autograd.grad(run(), inputs, g)
 
         result[name] = {"forward_ms": forward, "both_ms": do_bench(both, return_mode="median")}
-        if name == "saccade":
-            result["saccade graph"] = {"both_ms": do_bench_cudagraph(both)}
     return result | {"firing rate of the output": outputs}
-
-
-def do_bench_cudagraph(f) -> float:
-    """Median ms of a replayed graph."""
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            f()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        f()
-    from triton.testing import do_bench
-
-    return do_bench(graph.replay, return_mode="median")
 
 
 def awake_model() -> torch.nn.Module:

@@ -13,7 +13,7 @@ from saccade.ops.lif.reference import scan as lif_scan
 Lif = Callable[..., tuple[Tensor, Tensor]]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)  # not frozen: torch.compile of torch 2.11 cannot make frozen ones
 class Norm:
     """What a batch norm of C channels knows.
 
