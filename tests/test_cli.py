@@ -28,7 +28,7 @@ FLAGS = {
     "report": [],
     "bench": [
         *("--batch", "--device", "--graph", "--json", "--n", "--out", "--paths", "--precision"),
-        *("--profile", "--scale", "--size"),
+        *("--products", "--profile", "--scale", "--size"),
     ],
     "doctor": ["--json"],
 }

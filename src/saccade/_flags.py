@@ -194,6 +194,14 @@ FLAGS: dict[str, tuple[str, Options]] = {
                 {"action": "store_true", "help": "make each step one CUDA graph first"},
             ),
             (
+                ["--products"],
+                {
+                    "metavar": "DTYPE",
+                    "help": "of infer: fold the norms and multiply in float32, bfloat16, float16 "
+                    "or int8 (see saccade.transform.fuse)",
+                },
+            ),
+            (
                 ["--profile"],
                 {"action": "store_true", "help": "of a model: add what torch spends its time on"},
             ),

@@ -315,7 +315,7 @@ def _benchmark(a: Arguments) -> Any:
     words = {"device": a.device, "precision": a.precision, "n": a.n, "graph": a.graph}
     settings = Settings(**words)
     if a.what == "ops":
-        given = [f for f in ("batch", "paths", "scale", "profile") if getattr(a, f)]
+        given = [f for f in ("batch", "paths", "scale", "profile", "products") if getattr(a, f)]
         if given or a.overrides:
             raise ValueError(f"bench ops takes no {', '.join(given or a.overrides)}; it has --size")
         return bench_ops(a.name or "*", size=a.size or "small", settings=settings)
@@ -330,7 +330,9 @@ def _benchmark(a: Arguments) -> Any:
     for word in a.overrides:
         override(options, word)
     if a.scale is None:
-        return bench_model(a.what, a.name, options, profile=a.profile, **words)
+        return bench_model(a.what, a.name, options, profile=a.profile, products=a.products, **words)
+    if a.profile or a.products:
+        raise ValueError("bench --scale takes neither --profile nor --products")
     axis, values = _scale(a.scale)
     return bench_scale(a.what, a.name, options, axis=axis, values=values, **words)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from torch import Tensor, nn
 
 from saccade._keymap import KeyMap
@@ -25,7 +25,7 @@ from saccade.ops._op import Fn
 from saccade.ops._triton import AVAILABLE, MISSING
 
 Heads = Float[Tensor, "T B h N d"]
-Tokens = Float[Tensor, "T B C H W"]
+Tokens = Real[Tensor, "T B C H W"]
 
 
 def _mix_reference(q: Heads, k: Heads, v: Heads, scale: float) -> Heads:
@@ -81,11 +81,12 @@ def _fire_with(mix: Callable[..., Tensor], lif: Callable[..., tuple[Tensor, Tens
         gain: float | Tensor,
         fire: Fire,
     ) -> Tokens:
-        current = mix(*(split_heads(x, heads) for x in (q, k, v)), scale)
-        spikes: Tensor = lif(
-            merge_heads(current, (q.shape[-2], q.shape[-1])), None, decay, gain, fire
-        )[0]
-        return spikes
+        # spikes may come as int8, whose products would overflow
+        wide = (x if x.is_floating_point() else x.float() for x in (q, k, v))
+        current = mix(*(split_heads(x, heads) for x in wide), scale)
+        merged = merge_heads(current, (q.shape[-2], q.shape[-1]))
+        spikes: Tensor = lif(merged, None, decay, gain, fire)[0]
+        return spikes.to(q.dtype)
 
     return fire_mix
 
@@ -130,6 +131,7 @@ class SSA(SpikingAttention):
 
     source = SPIKFORMER
     golden = "official"
+    takes_integers = True
     equations = (
         Equation(
             name="SSA-1",
@@ -175,7 +177,7 @@ class SSA(SpikingAttention):
         self.fire = site.fires(v_threshold=v_threshold)
         self.out = Projection(site.dim, site.dim, bias=out_bias, neuron=site.neuron)
 
-    def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B C H W"]:
+    def forward(self, x: Tokens) -> Tokens:
         """Integers in, spikes out."""
         if self.apart() is None:
             q, k, v = self.q(x), self.k(x), self.v(x)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from saccade.bench.settings import Settings, tuned
 from saccade.bench.timing import Step, graphed, interleaved
 from saccade.models import SpikingModel, create_model, describe
 from saccade.ops import OPS, reference_only
+from saccade.transform import fuse
 
 PATHS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "fast": nullcontext,
@@ -74,6 +75,7 @@ def bench_model(
     paths: Sequence[str] = tuple(PATHS),
     settings: Settings,
     profile: bool = False,
+    products: str | None = None,
 ) -> Result:
     """Images a second, peak memory and first step of a model; its paths take turns in one run.
 
@@ -84,6 +86,8 @@ def bench_model(
         batch: B.
         paths: of `PATHS`.
         settings: where and how often.
+        products: of `saccade.transform.fuse`, which then makes a model for inference; None leaves
+            the model as it is.
         profile: whether torch's profiler watches three more steps of the first path.
 
     Raises:
@@ -97,6 +101,8 @@ def bench_model(
         raise ValueError(f"got batch={batch} and {len(paths)} paths, expected 1 or more of each")
     with tuned():
         case = make_case(what, name, options, batch, settings)
+        if products is not None:
+            case = _folded(case, products)
         first = {path: _first_step(case, path) for path in dict.fromkeys(paths)}
         seen = _checked(case)
         rows = _measure(case, first)
@@ -104,7 +110,8 @@ def bench_model(
     return Result(
         what=f"{what} {name}, batch {batch}",
         conditions=settings.conditions()
-        | {"batch": batch, "model": describe(case.model), "paths": seen.as_dict()},
+        | {"batch": batch, "model": describe(case.model), "products": products}
+        | {"paths": seen.as_dict()},
         rows=rows,
         columns=COLUMNS,
         notes=_notes(seen),
@@ -125,6 +132,16 @@ def make_case(
     cuda = settings.place.type == "cuda"
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True, capturable=cuda)
     return Case(what, model, x, y, optimizer, settings)
+
+
+def _folded(case: Case, products: str) -> Case:
+    """With the norms folded; its kernels have types of their own, so there is no autocast."""
+    if case.what != "infer" or case.settings.precision != "float32":
+        raise ValueError(
+            f"got products={products!r} for {case.what} in {case.settings.precision}, expected "
+            "infer in float32: products say in which type a fused model multiplies"
+        )
+    return replace(case, model=fuse(case.model, products))
 
 
 def _first_step(case: Case, path: str) -> float:

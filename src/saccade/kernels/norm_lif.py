@@ -121,8 +121,9 @@ def fire_pool(
     c8 = tl.program_id(1) * (BC // 8) + tl.arange(0, BC // 8)
     size = h_out * w_out
     i_out, j_out = (r % size) // w_out, r % w_out
-    corner = (r // size).to(tl.int64) * H * W
     pixels = tl.cast(rows, tl.int64) // size * H * W
+    middle = ((r // size).to(tl.int64) * H + 2 * i_out) * W + 2 * j_out
+    centre = y + middle[:, None] * C + c[None, :]
     a = tl.load(coef + 2 * C + c, c < C, 0.0)[None, :]
     b = tl.load(coef + 3 * C + c, c < C, 0.0)[None, :]
     taps = ()
@@ -132,13 +133,13 @@ def fire_pool(
         i, j = 2 * i_out - 1 + tap // 3, 2 * j_out - 1 + tap % 3
         there = (r < rows) & (i >= 0) & (i < H) & (j >= 0) & (j < W)
         inside = there[:, None] & (c < C)[None, :]
-        at = (corner + i * W + j)[:, None] * C + c[None, :]
+        pixel = centre + ((tap // 3 - 1) * W + tap % 3 - 1) * C
         v = tl.full([BR, BC], rest, tl.float32)
         x = tl.zeros([BR, BC], tl.float32)
         found = ()
         for t in tl.static_range(T):
             if t == 0 or not ONCE:
-                x = a * tl.load(y + t * pixels * C + at, inside, 0.0).to(tl.float32) + b
+                x = a * tl.load(pixel + t * pixels * C, inside, 0.0).to(tl.float32) + b
             h = charged(x, v, decay, gain, pull)
             f = fires(h, theta, STRICT)
             v = after(h, f, theta, reset, HARD)
@@ -242,11 +243,13 @@ def back_pool(
     y, coef, grad_s, code, out, partial, rows, H, W, h_out, w_out,
     rest, decay, gain, pull, theta, reset, alpha,
     HARD: tl.constexpr, STRICT: tl.constexpr, DETACH: tl.constexpr, KIND: tl.constexpr,
-    T: tl.constexpr, ONCE: tl.constexpr, C: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr,
+    PIXEL: tl.constexpr, T: tl.constexpr, ONCE: tl.constexpr, C: tl.constexpr, BR: tl.constexpr,
+    BC: tl.constexpr,
 ):  # fmt: skip
-    """The gradient behind the norm, through the max-pool, and its two sums.
+    """The gradient behind the norm, through the max-pool, and its two sums, of a pixel in four.
 
-    A row is a square of four pixels: they lie in 1, 2, 2 and 4 of the windows that begin there.
+    A row is a square of four pixels; they lie in 1, 2, 2 and 4 of the windows that begin there
+    and to the right and below. One kernel for all four would need twice the registers.
     """
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     channel = c < C
@@ -259,48 +262,49 @@ def back_pool(
     while tile < tl.cdiv(rows, BR):
         r = tile * BR + tl.arange(0, BR)
         frame, i_out, j_out = (r // size).to(tl.int64), (r % size) // w_out, r % w_out
-        for pixel in tl.static_range(4):
-            i, j = 2 * i_out + pixel // 2, 2 * j_out + pixel % 2
-            inside = ((r < rows) & (i < H) & (j < W))[:, None] & channel[None, :]
-            at = (frame * H * W + i * W + j)[:, None] * C + c[None, :]
-            v = tl.full([BR, BC], rest, tl.float32)
-            hs, ys = (), ()
-            y_t = tl.zeros([BR, BC], tl.float32)
-            for t in tl.static_range(T):
-                if t == 0 or not ONCE:
-                    y_t = tl.load(y + t * frames * H * W * C + at, inside, 0.0).to(tl.float32)
-                h = charged(a * y_t + b, v, decay, 1.0, pull)
-                v = after(h, fires(h, theta, STRICT), theta, reset, HARD)
-                hs, ys = hs + (h,), ys + (y_t,)
-            carried = tl.zeros([BR, BC], tl.float32)
-            summed = tl.zeros([BR, BC], tl.float32)
-            for step in tl.static_range(T):
-                h, y_t = hs[T - 1 - step], ys[T - 1 - step]
-                arrived = tl.zeros([BR, BC], tl.float32)
-                for near in tl.static_range((1 + pixel // 2) * (1 + pixel % 2)):
-                    down, right = near // (1 + pixel % 2), near % (1 + pixel % 2)
-                    i_near, j_near = i_out + down, j_out + right
-                    window = (((T - 1 - step) * frames + frame) * h_out + i_near) * w_out + j_near
-                    there = inside & ((i_near < h_out) & (j_near < w_out))[:, None]
-                    to = window[:, None] * C + c[None, :]
-                    tap = (pixel // 2 + 1 - 2 * down) * 3 + pixel % 2 + 1 - 2 * right
-                    g = tl.load(grad_s + to, there, 0.0).to(tl.float32)
-                    arrived += tl.where(tl.load(code + to, there, 9) == tap, g, 0.0)
-                d = slope(h - theta, alpha, KIND)
-                f = fires(h, theta, STRICT)
-                g = d * arrived + carried * reset_slope(h, f, d, theta, reset, HARD, DETACH)
-                carried = g * decay
-                if ONCE:
-                    summed += g
-                else:
-                    to = out + (T - 1 - step) * frames * H * W * C + at
-                    tl.store(to, g.to(out.dtype.element_ty), inside)
-                    first += g
-                    second += g * (y_t - mean)
+        window = ((frame * h_out + i_out) * w_out + j_out)[:, None] * C + c[None, :]
+        square = ((frame * H + 2 * i_out) * W + 2 * j_out)[:, None] * C + c[None, :]
+        i, j = 2 * i_out + PIXEL // 2, 2 * j_out + PIXEL % 2
+        inside = ((r < rows) & (i < H) & (j < W))[:, None] & channel[None, :]
+        at = square + ((PIXEL // 2) * W + PIXEL % 2) * C
+        v = tl.full([BR, BC], rest, tl.float32)
+        hs, ys = (), ()
+        y_t = tl.zeros([BR, BC], tl.float32)
+        for t in tl.static_range(T):
+            if t == 0 or not ONCE:
+                y_t = tl.load(y + t * frames * H * W * C + at, inside, 0.0).to(tl.float32)
+            h = charged(a * y_t + b, v, decay, 1.0, pull)
+            v = after(h, fires(h, theta, STRICT), theta, reset, HARD)
+            hs, ys = hs + (h,), ys + (y_t,)
+        carried = tl.zeros([BR, BC], tl.float32)
+        summed = tl.zeros([BR, BC], tl.float32)
+        for step in tl.static_range(T):
+            h, y_t = hs[T - 1 - step], ys[T - 1 - step]
+            arrived = tl.zeros([BR, BC], tl.float32)
+            for near in tl.static_range((1 + PIXEL // 2) * (1 + PIXEL % 2)):
+                down, right = near // (1 + PIXEL % 2), near % (1 + PIXEL % 2)
+                i_near, j_near = i_out + down, j_out + right
+                there = inside & ((i_near < h_out) & (j_near < w_out))[:, None]
+                later = (T - 1 - step) * frames * size + down * w_out + right
+                to = window + later * C
+                tap = (PIXEL // 2 + 1 - 2 * down) * 3 + PIXEL % 2 + 1 - 2 * right
+                g = tl.load(grad_s + to, there, 0.0).to(tl.float32)
+                arrived += tl.where(tl.load(code + to, there, 9) == tap, g, 0.0)
+            d = slope(h - theta, alpha, KIND)
+            f = fires(h, theta, STRICT)
+            g = d * arrived + carried * reset_slope(h, f, d, theta, reset, HARD, DETACH)
+            carried = g * decay
             if ONCE:
-                tl.store(out + at, summed.to(out.dtype.element_ty), inside)
-                first += summed
-                second += summed * (y_t - mean)
+                summed += g
+            else:
+                to = out + (T - 1 - step) * frames * H * W * C + at
+                tl.store(to, g.to(out.dtype.element_ty), inside)
+                first += g
+                second += g * (y_t - mean)
+        if ONCE:
+            tl.store(out + at, summed.to(out.dtype.element_ty), inside)
+            first += summed
+            second += summed * (y_t - mean)
         tile += tl.num_programs(0)
     _leave(partial, first, second, gain, c, channel, C)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from torch import Tensor, nn
 
 from saccade._registry import Part, Registry, split_part
@@ -59,7 +59,7 @@ class Block(nn.Module):
         hidden = int(site.dim * mlp_ratio)
         self.mlp: nn.Module = MLPS.build(mlp, site.dim, hidden, neuron=site.neuron)
 
-    def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B C H W"]:
+    def forward(self, x: Real[Tensor, "T B C H W"]) -> Real[Tensor, "T B C H W"]:
         """Each branch adds spikes, so the stream grows by at most 2."""
         x = x + self.attention(x)
         y: Tensor = x + self.mlp(x)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import cast
 
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
@@ -139,7 +139,7 @@ class MLP(nn.Module):
         self.between = nn.Sequential(*between)
         self.fc2 = Projection(hidden, out or dim, bias=True, neuron=neuron)
 
-    def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B D H W"]:
+    def forward(self, x: Real[Tensor, "T B C H W"]) -> Real[Tensor, "T B D H W"]:
         """Spikes in, spikes out."""
         y: Tensor = self.fc2(self.between(self.fc1(x)))
         return y
@@ -152,20 +152,21 @@ class Head(nn.Module):
         super().__init__()
         self.linear = nn.Linear(dim, num_classes)
 
-    def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B K"]:
+    def forward(self, x: Real[Tensor, "T B C H W"]) -> Float[Tensor, "T B K"]:
         """Real-valued logits; averaging them over T is the caller's."""
         # tokens as one axis with channels last: the gradient of the mean then lies as x does
-        logits: Tensor = self.linear(x.permute(0, 1, 3, 4, 2).flatten(2, 3).mean(2))
+        tokens = x.permute(0, 1, 3, 4, 2).flatten(2, 3)
+        logits: Tensor = self.linear(tokens.mean(2, dtype=self.linear.weight.dtype))
         return logits
 
 
-def split_heads(x: Float[Tensor, "T B C H W"], heads: int) -> Float[Tensor, "T B h N d"]:
+def split_heads(x: Real[Tensor, "T B C H W"], heads: int) -> Real[Tensor, "T B h N d"]:
     """Grid to tokens (row-major), channels to heads: channel head * d + j."""
     T, B, C, H, W = x.shape
     return x.reshape(T, B, heads, C // heads, H * W).mT
 
 
-def merge_heads(x: Float[Tensor, "T B h N d"], grid: tuple[int, int]) -> Float[Tensor, "T B C H W"]:
+def merge_heads(x: Real[Tensor, "T B h N d"], grid: tuple[int, int]) -> Real[Tensor, "T B C H W"]:
     """Inverse of `split_heads`."""
     T, B, h, _, d = x.shape
     return x.mT.reshape(T, B, h * d, *grid)

@@ -14,6 +14,8 @@ from saccade.ops.lrf import token_scan as token_scan
 from saccade.ops.norm_lif import Norm as Norm
 from saccade.ops.norm_lif import norm_lif as norm_lif
 from saccade.ops.pmsn import soma as soma
+from saccade.ops.project import affine_lif as affine_lif
+from saccade.ops.project import project_lif as project_lif
 from saccade.ops.surrogate import SURROGATE as SURROGATE
 from saccade.ops.surrogate import Surrogate as Surrogate
 from saccade.ops.surrogate import spike as spike

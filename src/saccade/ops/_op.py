@@ -6,6 +6,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 Fn = Callable[..., Any]
 Refusal = Callable[..., str | None]
 """Takes the arguments of a call; says why a variant cannot run them, or None where it can."""
@@ -28,6 +30,7 @@ class Op:
         additions: of a call's arguments and result, the synaptic additions that it took: an
             integer input n counts n. None where the op moves no spikes through synapses.
         dense: of a call's arguments, its multiply-accumulates were every input real-valued.
+        learns: whether its variants have gradients; False for what only inference uses.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Op:
     example: Callable[[], tuple[Any, ...]]
     additions: Callable[[tuple[Any, ...], Any], float] | None = None
     dense: Callable[[tuple[Any, ...]], float] | None = None
+    learns: bool = True
     variants: dict[str, tuple[Fn, Refusal]] = field(default_factory=dict)
     tolerances: dict[str, float] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
@@ -80,7 +84,7 @@ class Op:
 
     def choose(self, *args: Any) -> str:
         """Name of the variant that a call with these arguments would run."""
-        if not _REFERENCE_ONLY.get():
+        if torch.compiler.is_compiling() or not _REFERENCE_ONLY.get():
             for name, (_, refuses) in self.variants.items():
                 if refuses(*args) is None:
                     return name
@@ -89,7 +93,8 @@ class Op:
     def __call__(self, *args: Any) -> Any:
         name = self.choose(*args)
         fn = self.reference if name == "reference" else self.variants[name][0]
-        if (listener := _LISTENER.get()) is None:
+        # torch.compile cannot trace context variables: what it compiled is heard by nobody
+        if torch.compiler.is_compiling() or (listener := _LISTENER.get()) is None:
             return fn(*args)
         token = _WITHIN.set((*_WITHIN.get(), self))
         try:

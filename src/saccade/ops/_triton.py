@@ -26,11 +26,11 @@ MAX_STEPS = 32
 """T up to which a kernel unrolls its steps: their membranes stay in registers."""
 
 
-def refuses(x: Tensor, steps: int) -> str | None:
+def refuses(x: Tensor, steps: int, dtypes: tuple[torch.dtype, ...] = DTYPES) -> str | None:
     """Why no kernel can run on `x` for so many steps, or None where it can."""
     if x.device.type != "cuda":
         return f"the tensors are on {x.device.type}, not cuda"
-    if x.dtype not in DTYPES:
+    if x.dtype not in dtypes:
         return f"{str(x.dtype).removeprefix('torch.')} is left to torch"
     if steps > MAX_STEPS:
         return f"T={steps} is more than the {MAX_STEPS} steps that fit in registers"
@@ -78,14 +78,30 @@ class Kernels:
         self.eager: Callable[..., Any] = run
         if keep is not None and differentiate is not None:
             self.op.register_autograd(differentiate, setup_context=keep)
-            parts = {"forward": run, "setup_context": keep, "backward": differentiate}
-            body = {part: staticmethod(fn) for part, fn in parts.items()}
-            function: Any = type(name, (torch.autograd.Function,), body)
-            self.eager = function.apply
+            self.eager = _function(name, run, keep, differentiate)
 
     def __call__(self, x: Tensor, *args: Any) -> Any:
         plain = type(x) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
         return (self.eager if plain else self.op)(x, *args)
+
+
+def _function(
+    name: str,
+    run: Callable[..., Any],
+    keep: Callable[..., None],
+    differentiate: Callable[..., Any],
+) -> Callable[..., Any]:
+    """Autograd's function of the three; its own `setup_context` would bind arguments by name."""
+
+    def forward(ctx: Any, *args: Any) -> Any:
+        out = run(*args)
+        keep(ctx, args, out)
+        return out
+
+    body = {"forward": staticmethod(forward), "backward": staticmethod(differentiate)}
+    function: Any = type(name, (torch.autograd.Function,), body)
+    applied: Callable[..., Any] = function.apply
+    return applied
 
 
 def operator(

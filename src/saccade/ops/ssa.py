@@ -15,6 +15,7 @@ from torch import Tensor
 from saccade.kernels import ssa as kernels
 from saccade.ops._packed import bits_of, remember
 from saccade.ops._triton import (
+    DTYPES,
     FLAGS,
     Kernels,
     channels_last,
@@ -24,7 +25,7 @@ from saccade.ops._triton import (
     tiles,
 )
 from saccade.ops._triton import refuses as no_kernel
-from saccade.ops.lif.constants import constants, scalars
+from saccade.ops.lif.constants import constants, fire_of, scalars
 from saccade.ops.lif.reference import Fire
 
 EXACT = 2048
@@ -45,7 +46,7 @@ def refuses(
         return f"heads of {d} channels, not a multiple of 8 up to 128"
     if not all(x.permute(0, 1, 3, 4, 2).is_contiguous() for x in (q, k, v)):
         return "the spikes are not channels-last in memory"
-    return no_kernel(q, len(q))
+    return no_kernel(q, len(q), (*DTYPES, torch.int8))
 
 
 def _sizes(q: Tensor, heads: int) -> tuple[int, int, dict[str, int]]:
@@ -67,7 +68,7 @@ def _run(
     alpha: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Spikes, their bits, and K^T V."""
-    fire = Fire(v_threshold=v_threshold, v_reset=v_reset, v_rest=v_rest, strict=strict, alpha=alpha)
+    fire = fire_of(v_threshold, v_reset, v_rest, strict, detach_reset, surrogate, alpha)
     (B, N, size), T = _sizes(q, heads), len(q)
     counts = torch.float16 if N <= EXACT else torch.float32
     kv = torch.empty(T * B, heads, size["D"], size["D"], dtype=counts, device=q.device)
@@ -91,7 +92,7 @@ def _run_back(
     v_reset: float | None, v_rest: float, strict: bool, detach_reset: bool, surrogate: str,
     alpha: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    fire = Fire(v_threshold=v_threshold, v_reset=v_reset, v_rest=v_rest, strict=strict, alpha=alpha)
+    fire = fire_of(v_threshold, v_reset, v_rest, strict, detach_reset, surrogate, alpha)
     (B, N, size), T = _sizes(grad_s, heads), len(grad_s)
     grad_q, grad_k, grad_v, grad_c = (torch.empty_like(grad_s) for _ in range(4))
     precision = "ieee" if grad_s.dtype == torch.float32 else "tf32"

@@ -20,7 +20,8 @@ def refuses(
     """Only constants: the gradients of a learned decay or gain are left to autograd."""
     if isinstance(decay, Tensor) or isinstance(gain, Tensor):
         return "decay and gain are learned here"
-    return None
+    # torch.compile fuses the unrolled steps itself, and cannot trace what is done in place here
+    return "torch.compile sees the reference" if torch.compiler.is_compiling() else None
 
 
 def scan(

@@ -16,7 +16,7 @@ from saccade.ops._triton import (
     tiles,
 )
 from saccade.ops._triton import refuses as no_kernel
-from saccade.ops.lif.constants import constants, scalars
+from saccade.ops.lif.constants import constants, fire_of, scalars
 from saccade.ops.lif.reference import Fire
 
 
@@ -48,7 +48,7 @@ def _run(
     v_reset: float | None, v_rest: float, strict: bool, detach_reset: bool, surrogate: str,
     alpha: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    fire = Fire(v_threshold=v_threshold, v_reset=v_reset, v_rest=v_rest, strict=strict, alpha=alpha)
+    fire = fire_of(v_threshold, v_reset, v_rest, strict, detach_reset, surrogate, alpha)
     s, v = torch.empty_like(x), torch.empty_like(x[0], dtype=torch.float32)
     block = _block(len(x))
     launch(
@@ -64,7 +64,7 @@ def _run_back(
     v_threshold: float, v_reset: float | None, v_rest: float, strict: bool, detach_reset: bool,
     surrogate: str, alpha: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    fire = Fire(v_threshold=v_threshold, v_reset=v_reset, v_rest=v_rest, strict=strict, alpha=alpha)
+    fire = fire_of(v_threshold, v_reset, v_rest, strict, detach_reset, surrogate, alpha)
     grad_x, grad_v0 = torch.empty_like(x), torch.empty_like(x[0] if v0 is None else v0)
     block, n = _block(len(x)), x[0].numel()
     launch(

@@ -26,13 +26,13 @@ from saccade.ops._triton import (
     tiles,
 )
 from saccade.ops._triton import refuses as no_kernel
-from saccade.ops.lif.constants import constants, scalars
+from saccade.ops.lif.constants import constants, fire_of, scalars
 from saccade.ops.lif.reference import Fire
 from saccade.ops.norm_lif.reference import Norm
 
-PROGRAMS = 2048
+PROGRAMS = 1056
 """Programs that leave partial sums, at most: enough to fill any card, few enough to add up."""
-TALL = (128, 8)
+TALL = (256, 8)
 """Partial sums and channels that are added up at once."""
 
 
@@ -57,11 +57,11 @@ def refuses(
     return no_kernel(y, steps)
 
 
-def _tile(C: int, steps: int) -> tuple[int, int]:
-    """Rows and channels of a program's tile."""
+def fire_tile(C: int, steps: int, elements: int = 1024) -> tuple[int, int]:
+    """Rows and channels of a program's tile; less of it where more steps stay in registers."""
     least_waste = min((128, 64), key=lambda n: tiles(C, n) * n)
     columns = least_waste if C >= 64 else power_of_two(C)
-    elements = 1024 if steps <= 4 else max(256, 4096 // power_of_two(steps))
+    elements = elements if steps <= 4 else max(256, 4 * elements // power_of_two(steps))
     return max(1, elements // columns), columns
 
 
@@ -74,11 +74,12 @@ def _shape(y: Tensor) -> tuple[int, int]:
     return y.shape[1] * y.shape[3] * y.shape[4], y.shape[2]
 
 
-def _pooled(side: int) -> int:
+def pooled_side(side: int) -> int:
+    """Of a side behind the max-pool."""
     return (side - 1) // 2 + 1
 
 
-def _channels_last(y: Tensor, *shape: int, dtype: torch.dtype) -> Tensor:
+def channels_last_memory(y: Tensor, *shape: int, dtype: torch.dtype) -> Tensor:
     """Memory for [T B C H W] of this shape."""
     T, B, C, H, W = shape
     return torch.empty(T, B, H, W, C, dtype=dtype, device=y.device).permute(0, 1, 4, 2, 3)
@@ -91,11 +92,12 @@ def _measure(
 ) -> Tensor:  # fmt: skip
     """Coefficients [4, C]: mean, 1/sd, and the norm as a y + b."""
     (rows, C), frames = _shape(y), len(y)
-    BR, BC = _tile(C, 1)
+    BR, BC = fire_tile(C, 1, 4096)
     P = _programs(frames * rows, BR, tiles(C, BC))
     partial = torch.empty(P, 2, C, device=y.device)
     coef = torch.empty(4, C, device=y.device)
-    launch(kernels.sums, (P, tiles(C, BC)), y, partial, frames * rows, C=C, BR=BR, BC=BC)
+    grid = P, tiles(C, BC)
+    launch(kernels.sums, grid, y, partial, frames * rows, C=C, BR=BR, BC=BC, num_warps=8)
     seen = steps * rows
     launch(
         kernels.statistics, (tiles(C, TALL[1]),), y, partial, weight, bias, offset, running_mean,
@@ -112,12 +114,12 @@ def _run(
     alpha: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Spikes, their bits (eight channels a byte), and where each pooled spike came from."""
-    fire = Fire(v_threshold=v_threshold, v_reset=v_reset, v_rest=v_rest, strict=strict, alpha=alpha)
+    fire = fire_of(v_threshold, v_reset, v_rest, strict, detach_reset, surrogate, alpha)
     (rows, C), (_, B, _, H, W) = _shape(y), y.shape
-    h, w = (_pooled(H), _pooled(W)) if pools else (H, W)
-    s = _channels_last(y, steps, B, C, h, w, dtype=y.dtype)
+    h, w = (pooled_side(H), pooled_side(W)) if pools else (H, W)
+    s = channels_last_memory(y, steps, B, C, h, w, dtype=y.dtype)
     bits = torch.empty((steps, B, h, w, C // 8) if keeps else 0, dtype=torch.uint8, device=y.device)
-    BR, BC = _tile(C, steps)
+    BR, BC = fire_tile(C, steps)
     common = {
         "T": steps, "ONCE": len(y) < steps, "BITS": keeps, "C": C, "BR": BR, "BC": BC,
     }  # fmt: skip
@@ -126,7 +128,7 @@ def _run(
     if not pools:
         launch(kernels.fire, grid, y, coef, s, bits, rows, fire.rest, **common)
         return s, bits, torch.empty(0, dtype=torch.uint8, device=y.device)
-    code = _channels_last(y, *s.shape, dtype=torch.uint8) if keeps else torch.empty_like(bits)
+    code = channels_last_memory(y, *s.shape, dtype=torch.uint8) if keeps else torch.empty_like(bits)
     launch(
         kernels.fire_pool, grid, y, coef, s, code, bits, B * h * w, H, W, h, w, fire.rest, **common
     )
@@ -140,37 +142,63 @@ def _run_back(
     v_rest: float, strict: bool, detach_reset: bool, surrogate: str, alpha: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Gradients of y, and [2, C] sums that are those of bias and weight."""
-    fire = Fire(v_threshold=v_threshold, v_reset=v_reset, v_rest=v_rest, strict=strict, alpha=alpha)
-    (rows, C), (H, W) = _shape(y), y.shape[3:]
-    BR, BC = _tile(C, steps)
-    columns, rows_out = tiles(C, BC), grad_s[0].numel() // C
-    P = _programs(rows_out, BR, columns)
-    partial = torch.empty(P, 2, C, device=y.device)
-    sums = torch.empty(2, C, device=y.device)
-    grad_y = torch.empty_like(y)
-    pieces: dict[str, Any] = {"C": C, "BR": BR, "BC": BC}
-    common: dict[str, Any] = {
-        "DETACH": detach_reset, "KIND": surrogate, "T": steps, "ONCE": len(y) < steps,
-    }  # fmt: skip
-    common |= constants(decay, gain, fire) | pieces
-    wide: dict[str, Any] = {"C": C, "BP": TALL[0], "BC": TALL[1]}
-    sum_up, n = (kernels.total, (tiles(C, TALL[1]),), partial, sums, P), steps * rows
-    if not pools:
-        given, common = (y, coef, sums, grad_s), common | {"BATCH": batch}
-        size = rows, n, fire.rest
-        launch(kernels.back, (P, columns), *given, partial, *size, APPLY=False, **common)
-        launch(*sum_up, **wide)
-        grid = tiles(rows, BR), columns
-        launch(kernels.back, grid, *given, grad_y, *size, APPLY=True, **common)
-        return grad_y, sums
-    shape = rows_out, H, W, *grad_s.shape[3:], fire.rest
-    given = y, coef, grad_s, code
-    launch(kernels.back_pool, (P, columns), *given, grad_y, partial, *shape, **common)
-    launch(*sum_up, **wide)
-    pixels = len(y) * rows
-    grid, pieces["BATCH"] = (tiles(pixels, BR), columns), batch
-    launch(kernels.back_norm, grid, grad_y, y, coef, sums, pixels, n, gain, n / pixels, **pieces)
+    fire = fire_of(v_threshold, v_reset, v_rest, strict, detach_reset, surrogate, alpha)
+    pass_over = _back_pooled if pools else _back_plain
+    neuron = constants(decay, gain, fire) | {"DETACH": detach_reset, "KIND": surrogate}
+    return pass_over(y, coef, grad_s, code, batch, steps, fire.rest, neuron)
+
+
+Pass = dict[str, Any]
+"""Keyword arguments of a kernel."""
+
+
+def _back_plain(
+    y: Tensor, coef: Tensor, grad_s: Tensor, code: Tensor, batch: bool, steps: int, rest: float,
+    neuron: Pass,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Find the gradient twice: for its sums, then to write it."""
+    (rows, C), grad_y = _shape(y), torch.empty_like(y)
+    BR, BC = fire_tile(C, steps, 512)
+    columns = tiles(C, BC)
+    P = _programs(rows, BR, columns)
+    partial, sums = torch.empty(P, 2, C, device=y.device), torch.empty(2, C, device=y.device)
+    given, sizes = (y, coef, sums, grad_s), (rows, steps * rows, rest)
+    how = neuron | {"T": steps, "ONCE": len(y) < steps, "BATCH": batch, "C": C, "BR": BR, "BC": BC}
+    launch(kernels.back, (P, columns), *given, partial, *sizes, APPLY=False, **how)
+    _total(partial, sums)
+    launch(kernels.back, (tiles(rows, BR), columns), *given, grad_y, *sizes, APPLY=True, **how)
     return grad_y, sums
+
+
+def _back_pooled(
+    y: Tensor, coef: Tensor, grad_s: Tensor, code: Tensor, batch: bool, steps: int, rest: float,
+    neuron: Pass,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Finding it through the max-pool is dear: write it behind the norm, then correct it."""
+    (rows, C), (H, W), (h, w) = _shape(y), y.shape[3:], grad_s.shape[3:]
+    squares, grad_y = y.shape[1] * h * w, torch.empty_like(y)
+    BR, BC = fire_tile(C, steps)
+    columns = tiles(C, BC)
+    P = _programs(squares, BR, columns)
+    partial, sums = torch.empty(4, P, 2, C, device=y.device), torch.empty(2, C, device=y.device)
+    how = neuron | {"T": steps, "ONCE": len(y) < steps, "C": C, "BR": BR, "BC": BC}
+    for pixel in range(4):
+        given = y, coef, grad_s, code, grad_y, partial[pixel], squares, H, W, h, w, rest
+        launch(kernels.back_pool, (P, columns), *given, PIXEL=pixel, **how)
+    _total(partial.flatten(0, 1), sums)
+    pixels, n = len(y) * rows, steps * rows
+    launch(
+        kernels.back_norm, (tiles(pixels, BR), columns), grad_y, y, coef, sums, pixels, n,
+        neuron["gain"], n / pixels, BATCH=batch, C=C, BR=BR, BC=BC,
+    )  # fmt: skip
+    return grad_y, sums
+
+
+def _total(partial: Tensor, sums: Tensor) -> None:
+    """Add up partial sums [P, 2, C]."""
+    C = sums.shape[1]
+    grid = (tiles(C, TALL[1]),)
+    launch(kernels.total, grid, partial, sums, len(partial), C=C, BP=TALL[0], BC=TALL[1])
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

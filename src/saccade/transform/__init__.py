@@ -1,0 +1,3 @@
+"""Models in, models out."""
+
+from saccade.transform.fuse import fuse as fuse

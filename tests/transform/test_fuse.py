@@ -1,0 +1,131 @@
+"""Folding norms for inference: the same spikes up to the rounding of the kernel."""
+
+import pytest
+import torch
+
+from saccade.models import create_model
+from saccade.nn import Projection
+from saccade.nn.folded import Folded
+from saccade.ops import Fire, project_lif
+from saccade.transform import fuse
+from tests.awake import awake, firing_rates
+
+SMALL = {"dim": 64, "depth": 2, "heads": 4, "num_classes": 10, "image_size": 32}
+
+
+def settled_model(**options) -> torch.nn.Module:
+    torch.manual_seed(0)
+    model = awake(create_model("spikformer_4_384", **(SMALL | options))).float().eval()
+    x = pictures()
+    rates = firing_rates(model, lambda: model(x))
+    assert any(0.02 < rate < 0.98 for rate in rates.values()), rates
+    return model
+
+
+def pictures() -> torch.Tensor:
+    return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def projection(**options) -> Projection:
+    torch.manual_seed(0)
+    built = Projection(16, 32, bias=True, **options).eval()
+    for statistic in (built.norm.weight, built.norm.bias):
+        statistic.data.copy_(torch.randn(32) / 8 + 0.9)
+    built.norm.running_mean.copy_(torch.randn(32) / 8)
+    built.norm.running_var.copy_((torch.rand(32) + 0.5) / 16)
+    return built
+
+
+def spikes() -> torch.Tensor:
+    return torch.randint(0, 3, (3, 2, 16, 6, 6), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("pools", [False, True])
+def test_a_folded_projection_fires_as_the_projection_does(kernel: int, pools: bool):
+    layer, x = projection(kernel=kernel, pools=pools), spikes().float()
+    with torch.no_grad():
+        want, got = layer(x), Folded(layer, torch.float32)(x)
+    assert 0.02 < want.mean() < 0.98
+    assert (got != want).float().mean() < 1e-3  # the folded kernel is rounded elsewhere
+
+
+def test_eight_bits_round_weights_and_nothing_else():
+    layer, x = projection(), spikes()
+    folded = Folded(layer, torch.int8)
+    norm, (kernel, bias) = layer.norm, (layer.conv.weight[:, :, 0, 0], layer.conv.bias)
+    a = norm.weight / (norm.running_var + 1e-5).sqrt()
+    exact = kernel * a[:, None]
+    rounded = folded.weight[:, :, 0, 0].float() * folded.scale[:, None]
+    step = exact.abs().amax(1, keepdim=True) / 127
+    assert ((rounded - exact).abs() <= step / 2 * 1.001).all()
+    assert folded.weight.dtype == torch.int8
+    assert folded.weight.abs().amax() == 127
+    torch.testing.assert_close(folded.shift, norm.bias + (bias - norm.running_mean) * a)
+    rows = x.permute(0, 1, 3, 4, 2).double() @ rounded.double().T + folded.shift.double()
+    v, fired = torch.zeros_like(rows[0]), []
+    for current in rows:  # LIF-1 to LIF-3 with tau = 2
+        h = v / 2 + current / 2
+        fired.append(h >= 1)
+        v = torch.where(h >= 1, 0.0, h)
+    want = torch.stack(fired).permute(0, 1, 4, 2, 3)
+    got = folded(x.to(torch.int8).permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3))
+    assert got.dtype == torch.int8
+    assert 0.02 < want.float().mean() < 0.98
+    assert (got.bool() != want).float().mean() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("products", "close"), [("float32", 1e-4), ("bfloat16", 0.2), ("int8", 0.2)]
+)
+def test_a_fused_model_answers_alike(products: str, close: float):
+    model, x = settled_model(), pictures()
+    before = {n: p.clone() for n, p in model.state_dict().items()}
+    fused = fuse(model, products)
+    with torch.no_grad():
+        want, got = model(x), fused(x)
+    assert (got - want).abs().max() <= close * want.abs().max()
+    assert all(torch.equal(p, before[n]) for n, p in model.state_dict().items())
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in fused.modules())
+    assert not any(p.requires_grad for p in fused.parameters())
+
+
+def test_spikes_between_the_blocks_are_eight_bits():
+    fused, heard = fuse(settled_model(), "int8"), {}
+    for path, module in fused.named_modules():
+        if isinstance(module, Folded):
+            module.register_forward_hook(
+                lambda m, a, out, path=path: heard.update({path: out.dtype})
+            )
+    with torch.no_grad():
+        fused(pictures())
+    assert {d for p, d in heard.items() if p.startswith("blocks")} == {torch.int8}
+    assert {d for p, d in heard.items() if p.startswith("stem")} == {torch.bfloat16}
+
+
+def test_integer_products_are_exact_beyond_float32():
+    x = torch.full((1, 1, 4096, 1, 1), 127, dtype=torch.int8)
+    weight = torch.full((16, 4096), 127, dtype=torch.int8)
+    weight[0, 0] = 126  # 66,064,257 against 66,064,384: one part in 500,000
+    shift = torch.full((16,), -float(127 * 127 * 4096 - 64))
+    fired = project_lif.reference(x, weight, torch.ones(16), shift, 0.5, 1.0, Fire())
+    assert fired.flatten().tolist() == [0] + [1] * 15
+
+
+@pytest.mark.parametrize(
+    ("options", "products", "says"),
+    [
+        ({}, "int4", "unknown products 'int4'.*int8"),
+        ({"neuron": "plif"}, "bfloat16", "learns its time constant"),
+        ({"attention": "lrf_ssa"}, "int8", "needs floating point.*bfloat16"),
+    ],
+)
+def test_what_cannot_be_fused_is_refused(options: dict, products: str, says: str):
+    model = create_model("spikformer_4_384", **SMALL, **options).eval()
+    with pytest.raises(ValueError, match=says):
+        fuse(model, products)
+
+
+def test_a_model_in_training_is_refused():
+    with pytest.raises(ValueError, match="training mode"):
+        fuse(create_model("spikformer_4_384", **SMALL))
