@@ -1,0 +1,195 @@
+"""What has to hold on a GPU: exact spikes, gradients, flips, torch.compile and torch.export.
+
+python benchmarks/gpu_checks.py out.json
+"""
+
+import copy
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+import saccade
+from saccade.attention.ssa import fire_mix
+from saccade.nn.folded import Folded
+from saccade.ops import Fire, Norm, affine_lif, lif, norm_lif
+from saccade.transform import fuse
+
+DEVICE = "cuda"
+
+
+def currents(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """[T B C H W] on a grid of 1/64, channels-last."""
+    T, B, C, H, W = shape
+    x = torch.randn(T, B, H, W, C, device=DEVICE).mul(100).add(32).round() / 64
+    return x.to(dtype).permute(0, 1, 4, 2, 3)
+
+
+def worst(got, want) -> float:
+    return max(
+        float((g.float() - w.float()).abs().max() / w.float().abs().max().clamp(min=1e-6))
+        for g, w in zip(got, want, strict=True)
+    )
+
+
+def exact_lif() -> dict[str, int]:
+    """Spikes that differ from float64, of integer currents up to 255 eighths, by type and T."""
+    counts = {}
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        for T in (1, 4, 12, 16):
+            x = torch.randint(0, 32, (T, 1 << 16), device=DEVICE).to(dtype) / 8
+            got = lif(x, None, 0.5, 0.5, Fire())[0].double()
+            want = lif.reference(x.double(), None, 0.5, 0.5, Fire())[0]
+            counts[f"{str(dtype)[6:]}, T={T}"] = int((got != want).sum())
+    return counts
+
+
+def gradients() -> dict[str, float]:
+    """Largest error of values and gradients of each kernel against its reference, float32."""
+    errors = {}
+    for pools in (False, True):
+        for t in (4, 1):
+            outs = []
+            y = currents(t, 2, 64, 10, 12)
+            for f in (norm_lif.variants["triton"][0], norm_lif.reference):
+                torch.manual_seed(1)
+                learned = [
+                    torch.rand(64, device=DEVICE) + 0.7,
+                    torch.randn(64, device=DEVICE) / 3 + 0.5,
+                ]
+                learned = [p.requires_grad_() for p in learned]
+                running = torch.zeros(64, device=DEVICE), torch.ones(64, device=DEVICE)
+                norm = Norm(weight=learned[0], bias=learned[1], running_mean=running[0],
+                            running_var=running[1], training=True)  # fmt: skip
+                x = y.detach().requires_grad_()
+                s = f(x, norm, 0.5, 0.5, Fire(), 4, pools)
+                g = torch.autograd.grad(
+                    (s * torch.randn(s.shape, device=DEVICE)).sum(), [x, *learned]
+                )
+                outs.append((s.detach(), *running, *g))
+            errors[f"norm_lif pools={pools} steps={t}"] = worst(*outs)
+    qkv = [
+        (torch.rand(4, 2, 14, 14, 128, device=DEVICE) < 0.3)
+        .float()
+        .permute(0, 1, 4, 2, 3)
+        .requires_grad_()
+        for _ in "qkv"
+    ]
+    outs = []
+    for f in (fire_mix.variants["triton"][0], fire_mix.reference):
+        torch.manual_seed(1)
+        s = f(*qkv, 2, 0.125, 0.5, 0.5, Fire(v_threshold=20.0))
+        outs.append(
+            (s.detach(), *torch.autograd.grad((s * torch.randn(s.shape, device=DEVICE)).sum(), qkv))
+        )
+    errors["ssa"] = worst(*outs)
+    return errors
+
+
+def flips() -> dict[str, float]:
+    """Share of spikes that differ between the bf16 kernel and float32 arithmetic on its inputs."""
+    y = torch.randn(4, 64, 28, 28, 512, device=DEVICE).bfloat16().permute(0, 1, 4, 2, 3)
+    rates = {}
+    outs = []
+    for x in (y, y.float()):
+        norm = Norm(weight=torch.full((512,), 1.3, device=DEVICE), bias=torch.full((512,), 0.4, device=DEVICE),
+                    running_mean=torch.zeros(512, device=DEVICE), running_var=torch.ones(512, device=DEVICE),
+                    training=True)  # fmt: skip
+        f = norm_lif if x is y else norm_lif.reference
+        outs.append(f(x, norm, 0.5, 0.5, Fire(), 4, False).float())
+    rates["norm_lif bf16 against float32"] = float((outs[0] != outs[1]).float().mean())
+    rates["spikes"] = float(outs[1].mean())
+    rates["of"] = outs[1].numel()
+    return rates
+
+
+def awake_model() -> torch.nn.Module:
+    """Spikformer-8-512 whose neurons fire: norms by the statistics of a batch, biases raised."""
+    torch.manual_seed(0)
+    model = saccade.create_model("spikformer_8_512").to(DEVICE)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.constant_(module.bias, 0.4)
+            torch.nn.init.constant_(module.weight, 1.3)
+    with torch.no_grad(), torch.autocast(DEVICE, torch.bfloat16):
+        for _ in range(60):
+            model(torch.randn(16, 3, 224, 224, device=DEVICE))
+    return model.eval()
+
+
+@torch.no_grad()
+def inference() -> dict[str, object]:
+    """Fused bf16 against the same weights op by op; 8-bit against bf16: flips by layer."""
+    model, x = awake_model(), torch.randn(16, 3, 224, 224, device=DEVICE)
+    heard: dict[str, list[torch.Tensor]] = {}
+
+    def listen(fused) -> None:
+        for path, module in fused.named_modules():
+            if isinstance(module, Folded):
+                name = path.replace("stem.stem.", "stem.")
+                module.register_forward_hook(
+                    lambda m, a, out, name=name: heard.setdefault(name, []).append(
+                        out.to(torch.int8)
+                    )
+                )
+
+    half, eight = fuse(model, "bfloat16"), fuse(model, "int8")
+    listen(half), listen(eight)
+    half(x), eight(x)
+    kept = [(op, dict(op.variants)) for op in (affine_lif, fire_mix)]
+    affine_lif.variants.clear()
+    fire_mix.variants.pop("triton")
+    half(x)
+    for op, variants in kept:
+        op.variants.update(variants)
+    share = {
+        n: [float((a != b).float().mean()), float((a != c).float().mean()), float(a.float().mean())]
+        for n, (a, b, c) in heard.items()
+    }
+    return {
+        "bf16 fused against op by op, flips": sum(
+            int((a != c).sum()) for a, _, c in heard.values()
+        ),
+        "of": sum(a.numel() for a, _, _ in heard.values()),
+        "int8 against bf16, share by layer": {n: round(v[0], 5) for n, v in share.items()},
+        "firing rate by layer": {n: round(v[2], 4) for n, v in share.items()},
+    }
+
+
+def compiled() -> dict[str, object]:
+    """Small model on the GPU: whole graph, with autograd; and export."""
+    torch.manual_seed(0)
+    small = {"dim": 64, "depth": 1, "heads": 4, "num_classes": 10, "image_size": 32}
+    model = saccade.create_model("spikformer_4_384", **small).to(DEVICE)
+    x, result = torch.randn(8, 3, 32, 32, device=DEVICE), {}
+    for backend in ("aot_eager", "inductor"):
+        a, b = copy.deepcopy(model), copy.deepcopy(model)
+        got = torch.compile(a, backend=backend, fullgraph=True)(x)
+        want = b(x)
+        got.square().sum().backward()
+        want.square().sum().backward()
+        pairs = [(p.grad, q.grad) for p, q in zip(a.parameters(), b.parameters(), strict=True)]
+        result[backend] = {
+            "logits": worst([got.detach()], [want.detach()]),
+            "gradients": max(float((p - q).abs().max()) for p, q in pairs),
+        }
+    model.eval()
+    with torch.no_grad():
+        program = torch.export.export(model, (x,))
+        result["export"] = worst([program.module()(x)], [model(x)])
+        result["kernels in the exported graph"] = sorted(
+            {str(n.target) for n in program.graph.nodes if "saccade" in str(n.target)}
+        )
+    return result
+
+
+if __name__ == "__main__":
+    results = {}
+    for part in (exact_lif, gradients, flips, inference, compiled):
+        try:
+            results[part.__name__] = part()
+        except Exception as error:
+            results[part.__name__] = f"FAILED: {error!r}"[:600]
+        print(part.__name__, json.dumps(results[part.__name__])[:1500], flush=True)
+    Path(sys.argv[1]).write_text(json.dumps(results, indent=1))

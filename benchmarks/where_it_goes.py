@@ -1,0 +1,204 @@
+"""Where the time of a training step and of inference goes on a GPU, against the roofline.
+
+    python benchmarks/where_it_goes.py measure out.json    on the GPU
+    python benchmarks/where_it_goes.py draw out.json docs/roofline.png
+
+Kernels are put in groups by name. Operations and bytes are counted from the shapes of every call,
+each tensor once for every pass that must read or write it; nothing in them is measured.
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+
+import saccade
+from saccade.ops import listening
+from saccade.transform import fuse
+
+GROUPS = {
+    "convolution": ("xmma", "cudnn", "implicit", "nchwToNhwc", "nhwcToNchw"),
+    "matrix product": ("nvjet", "gemm", "cutlass", "splitK"),
+    "norm + neuron, forward": ("sums", "statistics", "fire_pool", "fire"),
+    "norm + neuron, backward": ("back_pool", "back_norm", "back", "total"),
+    "attention": ("pairs", "back_queries", "back_pairs"),
+    "8-bit product + neuron": ("project",),
+    "bits": ("unpack",),
+    "optimiser": ("adam", "multi_tensor"),
+}
+EXACT = {"attention", "norm + neuron, forward", "norm + neuron, backward", "bits"}
+
+
+def group(kernel: str) -> str:
+    for name, marks in GROUPS.items():
+        if name in EXACT and kernel in marks:
+            return name
+    for name, marks in GROUPS.items():
+        if name not in EXACT and any(mark in kernel for mark in marks):
+            return name
+    return "element-wise, copies, rest"
+
+
+def counted(model: torch.nn.Module, x: torch.Tensor, *, train: bool) -> dict[str, list[float]]:
+    """[operations, bytes] of each group in one step, from shapes."""
+    counts: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+
+    def hear(op, args, out) -> None:
+        size = [t.numel() * t.element_size() for t in (*args, out) if torch.is_tensor(t)]
+        if op.name == "conv":
+            x, w = args[:2]
+            kind = "matrix product" if w.shape[-1] == 1 else "convolution"
+            counts[kind][0] += 2 * out.numel() * w[0].numel() * (3 if train else 1)
+            counts[kind][1] += sum(size) * (3 if train else 1)
+        elif op.name == "project_lif":
+            x, w = args[:2]
+            counts["8-bit product + neuron"][0] += 2 * out.numel() * w[0].numel()
+            counts["8-bit product + neuron"][1] += sum(size)
+        elif op.name in ("norm_lif", "affine_lif"):
+            y, s = size[0], size[-1]
+            counts["norm + neuron, forward"][1] += y * (1 + train) + s * (1 + train / 16)
+            if train:  # y and the gradient twice, the gradient before the norm once
+                counts["norm + neuron, backward"][1] += 3 * y + 2 * s
+        elif op.name == "ssa":
+            q = size[0]
+            counts["attention"][1] += 4 * q if not train else (3 / 16 + 1 + 1 / 16) * q + 7 * q
+
+    with listening(hear), torch.no_grad(), torch.autocast("cuda", torch.bfloat16, enabled=train):
+        model(x)
+    return counts
+
+
+def profiled(step, n: int = 5) -> dict[str, list[float]]:
+    """[ms, calls] of each group in one step."""
+    from torch.profiler import ProfilerActivity, profile
+
+    for _ in range(3):
+        step()
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as record:
+        for _ in range(n):
+            step()
+        torch.cuda.synchronize()
+    spent: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for event in record.key_averages():
+        if event.self_device_time_total > 0:
+            spent[group(event.key)][0] += event.self_device_time_total / 1000 / n
+            spent[group(event.key)][1] += event.count / n
+    return spent
+
+
+def measure(out: Path, batch: int = 64) -> None:
+    torch.backends.cudnn.benchmark = True
+    torch.manual_seed(0)
+    model = saccade.create_model("spikformer_8_512").cuda()
+    x = torch.randn(batch, 3, 224, 224, device="cuda")
+    y = torch.randint(1000, (batch,), device="cuda")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+
+    def train() -> None:
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = torch.nn.functional.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    result = {"train": {"spent": profiled(train), "counted": counted(model, x, train=True)}}
+    for products in ("bfloat16", "int8"):
+        fused = fuse(model.eval(), products)
+
+        @torch.no_grad()
+        def infer(fused=fused) -> None:
+            fused(x)
+
+        result[products] = {"spent": profiled(infer), "counted": counted(fused, x, train=False)}
+    a = torch.randn(2**28, device="cuda", dtype=torch.bfloat16)
+    b = torch.empty_like(a)
+    m = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+    copy, product = (timed(f) for f in (lambda: b.copy_(a), lambda: m @ m))
+    result["ceilings"] = {
+        "copy_gb_s": 2 * a.numel() * 2 / copy / 1e6,
+        "bf16_tflops": 2 * 8192**3 / product / 1e9,
+    }
+    result["device"] = torch.cuda.get_device_name()
+    result["batch"] = batch
+    out.write_text(json.dumps(result, indent=1))
+    print(json.dumps({k: v for k, v in result.items() if k in ("ceilings", "train")}, indent=1))
+
+
+def timed(f, n: int = 20) -> float:
+    """Median ms."""
+    for _ in range(3):
+        f()
+    events = [[torch.cuda.Event(enable_timing=True) for _ in "ab"] for _ in range(n)]
+    for start, end in events:
+        start.record()
+        f()
+        end.record()
+    torch.cuda.synchronize()
+    return sorted(a.elapsed_time(b) for a, b in events)[n // 2]
+
+
+def draw(data: Path, out: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    result = json.loads(data.read_text())
+    figure, (bars, roof) = plt.subplots(1, 2, figsize=(12, 4.6), width_ratios=(1.25, 1))
+    names = list(
+        dict.fromkeys(g for run in ("train", "bfloat16", "int8") for g in result[run]["spent"])
+    )
+    colours = {name: plt.get_cmap("tab10")(i) for i, name in enumerate(names)}
+    titles = {"train": "training, bf16", "bfloat16": "inference, bf16", "int8": "inference, 8 bit"}
+    for row, run in enumerate(titles):
+        left = 0.0
+        for name, (ms, _) in sorted(result[run]["spent"].items(), key=lambda kv: -kv[1][0]):
+            bars.barh(row, ms, left=left, color=colours[name], edgecolor="white")
+            if ms > 1.6:
+                bars.text(left + ms / 2, row, f"{ms:.1f}", ha="center", va="center", fontsize=8)
+            left += ms
+        bars.text(left + 0.4, row, f"{left:.1f} ms", va="center", fontsize=9)
+    bars.set_yticks(range(3), list(titles.values()))
+    bars.invert_yaxis()
+    bars.set_xlabel(
+        f"ms of kernels in a step of {result['batch']} pictures, Spikformer-8-512, 224 px"
+    )
+    bars.legend([plt.Rectangle((0, 0), 1, 1, color=c) for c in colours.values()], colours,
+                fontsize=7, loc="lower right")  # fmt: skip
+    bars.spines[["top", "right"]].set_visible(False)
+    copy, peak = result["ceilings"]["copy_gb_s"] * 1e9, result["ceilings"]["bf16_tflops"] * 1e12
+    x = [10**e for e in (-0.5, 1, 2, 3, 4)]
+    roof.plot(x, [min(peak, copy * i) / 1e12 for i in x], color="black", lw=1)
+    marks = {"train": "o", "bfloat16": "s", "int8": "^"}
+    for run, mark in marks.items():
+        for name, (ops, size) in result[run]["counted"].items():
+            ms = result[run]["spent"].get(name, [0])[0]
+            if ms and ops:
+                at = ops / size, ops / ms / 1e9
+                roof.plot(*at, mark, color=colours[name], ms=8)
+                roof.annotate(
+                    f"{at[1]:.0f}", at, textcoords="offset points", xytext=(6, 4), fontsize=8
+                )
+            elif ms:  # no products: its share of the copy bandwidth, at one operation a byte
+                share = size / ms * 1e3 / copy
+                roof.plot(1, share * copy / 1e12, mark, color=colours[name], ms=8)
+                roof.annotate(f"{share:.0%}", (1, share * copy / 1e12), textcoords="offset points",
+                              xytext=(8, -3), fontsize=8)  # fmt: skip
+    roof.set(xscale="log", yscale="log", xlabel="operations a byte (counted)",
+             ylabel="Top/s reached")  # fmt: skip
+    roof.set_title(f"{result['device']}: {copy / 1e12:.2f} TB/s copy, {peak / 1e12:.0f} TFLOP/s bf16",
+                   fontsize=9)  # fmt: skip
+    roof.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(out, dpi=130)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["measure", "draw"])
+    parser.add_argument("files", nargs="+", type=Path)
+    given = parser.parse_args()
+    measure(*given.files) if given.what == "measure" else draw(*given.files)
