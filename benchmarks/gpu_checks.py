@@ -93,9 +93,9 @@ def flips() -> dict[str, float]:
     rates = {}
     outs = []
     for x in (y, y.float()):
-        norm = Norm(weight=torch.full((512,), 1.3, device=DEVICE), bias=torch.full((512,), 0.4, device=DEVICE),
-                    running_mean=torch.zeros(512, device=DEVICE), running_var=torch.ones(512, device=DEVICE),
-                    training=True)  # fmt: skip
+        levels = {"weight": 1.3, "bias": 0.4, "running_mean": 0.0, "running_var": 1.0}
+        filled = {k: torch.full((512,), level, device=DEVICE) for k, level in levels.items()}
+        norm = Norm(**filled, training=True)
         f = norm_lif if x is y else norm_lif.reference
         outs.append(f(x, norm, 0.5, 0.5, Fire(), 4, False).float())
     rates["norm_lif bf16 against float32"] = float((outs[0] != outs[1]).float().mean())

@@ -53,7 +53,7 @@ def counted(model: torch.nn.Module, x: torch.Tensor, *, train: bool) -> dict[str
             counts[kind][0] += 2 * out.numel() * w[0].numel() * (3 if train else 1)
             counts[kind][1] += sum(size) * (3 if train else 1)
         elif op.name == "project_lif":
-            x, w = args[:2]
+            w = args[1]
             counts["8-bit product + neuron"][0] += 2 * out.numel() * w[0].numel()
             counts["8-bit product + neuron"][1] += sum(size)
         elif op.name in ("norm_lif", "affine_lif"):
@@ -189,8 +189,8 @@ def draw(data: Path, out: Path) -> None:
                               xytext=(8, -3), fontsize=8)  # fmt: skip
     roof.set(xscale="log", yscale="log", xlabel="operations a byte (counted)",
              ylabel="Top/s reached")  # fmt: skip
-    roof.set_title(f"{result['device']}: {copy / 1e12:.2f} TB/s copy, {peak / 1e12:.0f} TFLOP/s bf16",
-                   fontsize=9)  # fmt: skip
+    reached = f"{copy / 1e12:.2f} TB/s copy, {peak / 1e12:.0f} TFLOP/s bf16"
+    roof.set_title(f"{result['device']}: {reached}", fontsize=9)
     roof.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(out, dpi=130)
