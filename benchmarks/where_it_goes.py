@@ -48,7 +48,7 @@ def counted(model: torch.nn.Module, x: torch.Tensor, *, train: bool) -> dict[str
     def hear(op, args, out) -> None:
         size = [t.numel() * t.element_size() for t in (*args, out) if torch.is_tensor(t)]
         if op.name == "conv":
-            x, w = args[:2]
+            w = args[1]
             kind = "matrix product" if w.shape[-1] == 1 else "convolution"
             counts[kind][0] += 2 * out.numel() * w[0].numel() * (3 if train else 1)
             counts[kind][1] += sum(size) * (3 if train else 1)

@@ -108,7 +108,7 @@ def bench_model(
         rows = _measure(case, first)
         spent = _profile(_on(paths[0], case.step)) if profile else ""
     return Result(
-        what=f"{what} {name}, batch {batch}",
+        what=f"{what} {name}, batch {batch}" + (f", {products} products" if products else ""),
         conditions=settings.conditions()
         | {"batch": batch, "model": describe(case.model), "products": products}
         | {"paths": seen.as_dict()},
