@@ -93,9 +93,9 @@ def flips() -> dict[str, float]:
     rates = {}
     outs = []
     for x in (y, y.float()):
-        levels = {"weight": 1.3, "bias": 0.4, "running_mean": 0.0, "running_var": 1.0}
-        filled = {k: torch.full((512,), level, device=DEVICE) for k, level in levels.items()}
-        norm = Norm(**filled, training=True)
+        weight, bias, mean, var = (torch.full((512,), v, device=DEVICE) for v in (1.3, 0.4, 0, 1))
+        norm = Norm(weight=weight, bias=bias, running_mean=mean * 1.0, running_var=var * 1.0,
+                    training=True)  # fmt: skip
         f = norm_lif if x is y else norm_lif.reference
         outs.append(f(x, norm, 0.5, 0.5, Fire(), 4, False).float())
     rates["norm_lif bf16 against float32"] = float((outs[0] != outs[1]).float().mean())

@@ -189,8 +189,8 @@ def draw(data: Path, out: Path) -> None:
                               xytext=(8, -3), fontsize=8)  # fmt: skip
     roof.set(xscale="log", yscale="log", xlabel="operations a byte (counted)",
              ylabel="Top/s reached")  # fmt: skip
-    reached = f"{copy / 1e12:.2f} TB/s copy, {peak / 1e12:.0f} TFLOP/s bf16"
-    roof.set_title(f"{result['device']}: {reached}", fontsize=9)
+    title = f"{copy / 1e12:.2f} TB/s copy, {peak / 1e12:.0f} TFLOP/s bf16"
+    roof.set_title(f"{result['device']}: {title}", fontsize=9)
     roof.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(out, dpi=130)

@@ -27,8 +27,18 @@ FLAGS = {
     "convert": ["--model", "--out"],
     "report": [],
     "bench": [
-        *("--batch", "--device", "--graph", "--json", "--n", "--out", "--paths", "--precision"),
-        *("--products", "--profile", "--scale", "--size"),
+        *(
+            "--batch",
+            "--device",
+            "--graph",
+            "--json",
+            "--n",
+            "--out",
+            "--paths",
+            "--precision",
+            "--products",
+        ),
+        *("--profile", "--scale", "--size"),
     ],
     "doctor": ["--json"],
 }

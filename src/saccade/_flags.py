@@ -195,11 +195,7 @@ FLAGS: dict[str, tuple[str, Options]] = {
             ),
             (
                 ["--products"],
-                {
-                    "metavar": "DTYPE",
-                    "help": "of infer: fold the norms and multiply in float32, bfloat16, float16 "
-                    "or int8 (see saccade.transform.fuse)",
-                },
+                {"metavar": "TYPE", "help": "of infer: fuse the model first; int8, bfloat16, …"},
             ),
             (
                 ["--profile"],

@@ -313,12 +313,15 @@ def _benchmark(a: Arguments) -> Any:
     from saccade.train.recipe import override
 
     words = {"device": a.device, "precision": a.precision, "n": a.n, "graph": a.graph}
+    words["products"] = a.products
     settings = Settings(**words)
     if a.what == "ops":
         given = [f for f in ("batch", "paths", "scale", "profile", "products") if getattr(a, f)]
         if given or a.overrides:
             raise ValueError(f"bench ops takes no {', '.join(given or a.overrides)}; it has --size")
         return bench_ops(a.name or "*", size=a.size or "small", settings=settings)
+    if a.what == "train" and a.products:
+        raise ValueError("got --products with bench train; a fused model only infers")
     if a.name is None or a.size is not None:
         raise ValueError(f"bench {a.what} takes the name of a model and options such as T=4")
     words = {
@@ -330,9 +333,7 @@ def _benchmark(a: Arguments) -> Any:
     for word in a.overrides:
         override(options, word)
     if a.scale is None:
-        return bench_model(a.what, a.name, options, profile=a.profile, products=a.products, **words)
-    if a.profile or a.products:
-        raise ValueError("bench --scale takes neither --profile nor --products")
+        return bench_model(a.what, a.name, options, profile=a.profile, **words)
     axis, values = _scale(a.scale)
     return bench_scale(a.what, a.name, options, axis=axis, values=values, **words)
 

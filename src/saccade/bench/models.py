@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -42,9 +42,7 @@ class Case:
 
     def forward(self) -> Tensor:
         """Logits, under autocast where the precision is a short one."""
-        with torch.autocast(
-            self.x.device.type, self.settings.dtype, enabled=self.settings.precision != "float32"
-        ):
+        with torch.autocast(self.x.device.type, self.settings.dtype, enabled=self.settings.casts):
             logits: Tensor = self.model(self.x)
         return logits
 
@@ -75,7 +73,6 @@ def bench_model(
     paths: Sequence[str] = tuple(PATHS),
     settings: Settings,
     profile: bool = False,
-    products: str | None = None,
 ) -> Result:
     """Images a second, peak memory and first step of a model; its paths take turns in one run.
 
@@ -86,8 +83,6 @@ def bench_model(
         batch: B.
         paths: of `PATHS`.
         settings: where and how often.
-        products: of `saccade.transform.fuse`, which then makes a model for inference; None leaves
-            the model as it is.
         profile: whether torch's profiler watches three more steps of the first path.
 
     Raises:
@@ -101,17 +96,14 @@ def bench_model(
         raise ValueError(f"got batch={batch} and {len(paths)} paths, expected 1 or more of each")
     with tuned():
         case = make_case(what, name, options, batch, settings)
-        if products is not None:
-            case = _folded(case, products)
         first = {path: _first_step(case, path) for path in dict.fromkeys(paths)}
         seen = _checked(case)
         rows = _measure(case, first)
         spent = _profile(_on(paths[0], case.step)) if profile else ""
     return Result(
-        what=f"{what} {name}, batch {batch}" + (f", {products} products" if products else ""),
+        what=f"{what} {name}, batch {batch}",
         conditions=settings.conditions()
-        | {"batch": batch, "model": describe(case.model), "products": products}
-        | {"paths": seen.as_dict()},
+        | {"batch": batch, "model": describe(case.model), "paths": seen.as_dict()},
         rows=rows,
         columns=COLUMNS,
         notes=_notes(seen),
@@ -127,21 +119,13 @@ def make_case(
     model = create_model(name, **options).to(settings.place).train(what == "train")
     if settings.place.type == "cuda" and len(model.frame) == 3:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if settings.products is not None:
+        model = fuse(model, settings.products)
     x = torch.randn(batch, *model.frame, device=settings.place)
     y = torch.randint(model.config.num_classes, (batch,), device=settings.place)
     cuda = settings.place.type == "cuda"
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True, capturable=cuda)
     return Case(what, model, x, y, optimizer, settings)
-
-
-def _folded(case: Case, products: str) -> Case:
-    """With the norms folded; its kernels have types of their own, so there is no autocast."""
-    if case.what != "infer" or case.settings.precision != "float32":
-        raise ValueError(
-            f"got products={products!r} for {case.what} in {case.settings.precision}, expected "
-            "infer in float32: products say in which type a fused model multiplies"
-        )
-    return replace(case, model=fuse(case.model, products))
 
 
 def _first_step(case: Case, path: str) -> float:
@@ -160,9 +144,7 @@ def _checked(case: Case) -> Explanation:
     """What the model runs, every variant of which has been compared with its reference."""
     with (
         torch.set_grad_enabled(case.what == "train"),
-        torch.autocast(
-            case.x.device.type, case.settings.dtype, enabled=case.settings.precision != "float32"
-        ),
+        torch.autocast(case.x.device.type, case.settings.dtype, enabled=case.settings.casts),
     ):
         seen = explain(case.model, case.x)
     for op, variant in sorted({(call.op, call.variant) for call in seen.calls}):

@@ -24,6 +24,8 @@ class Settings:
             of that dtype.
         n: samples of each step.
         graph: whether each step becomes one CUDA graph first.
+        products: of `saccade.transform.fuse`, which then makes the model that is timed, without
+            autocast; None leaves the model as it is.
 
     Raises:
         ValueError: for an unknown precision, n < 1, a device that is not there, or a graph
@@ -34,6 +36,7 @@ class Settings:
     precision: str = "float32"
     n: int = 10
     graph: bool = False
+    products: str | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -55,6 +58,11 @@ class Settings:
         return torch.device(self.device)
 
     @property
+    def casts(self) -> bool:
+        """Whether a model runs under autocast."""
+        return self.precision != "float32" and self.products is None
+
+    @property
     def dtype(self) -> torch.dtype:
         """That of the precision."""
         return PRECISIONS[self.precision]
@@ -66,6 +74,7 @@ class Settings:
             "precision": self.precision,
             "n": self.n,
             "graph": self.graph,
+            "products": self.products,
             "float32_matmul_precision": torch.get_float32_matmul_precision(),
             "hardware": hardware(self.place),
             "versions": versions() | optional_versions("triton", "numba"),
