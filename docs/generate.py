@@ -42,7 +42,7 @@ def equations() -> str:
         "|---|---|---|",
     ]
     for op in OPS.values():
-        variants = ", ".join(f"`{v}`" for v in op.variants) or "none"
+        variants = ", ".join(f"`{v}`" for v in [*op.absent, *op.variants]) or "none"
         lines.append(f"| `{op.name}` | {variants} | `{op.reference.__module__}` |")
     return "\n".join(lines) + "\n"
 

@@ -62,7 +62,9 @@ def site(tmp_path: Path) -> Path:
         (base / package / "__init__.py").write_text("import a_library_that_is_not_here")
     (base / "functional" / "__init__.py").write_text("def reset_net(net): net.was_reset = True")
     (base / "model" / "spikformer.py").write_text(FAKE)
-    (tmp_path / "site" / "spikingjelly-2.0.0.dist-info").mkdir()
+    about = tmp_path / "site" / "spikingjelly-2.0.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: spikingjelly\nVersion: 2.0.0\n")
     return tmp_path / "site"
 
 
@@ -78,11 +80,9 @@ def test_spikingjelly_runs_from_an_unpacked_wheel(site: Path):
     assert found["hardware"]["threads"] >= 1
 
 
-def test_a_site_that_is_not_there_or_holds_no_wheel_is_refused(tmp_path: Path, here: None):
+def test_a_site_that_is_not_there_is_refused(tmp_path: Path, here: None):
     with pytest.raises(SystemExit, match="expected a folder with a wheel unpacked"):
         load("measure").use_site(tmp_path / "nothing")
-    with pytest.raises(SystemExit, match="with 0 spikingjelly wheels, expected one"):
-        load("spikingjelly/run").unpacked(tmp_path)
 
 
 @pytest.mark.parametrize("task", ["spikformer", "lif"])

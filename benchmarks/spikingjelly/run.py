@@ -64,21 +64,8 @@ def lif(args: argparse.Namespace) -> nn.Module:
     return Resetting(node.to(args.device))
 
 
-def release(site: Path | None) -> str:
-    """The version, of an unpacked wheel too."""
-    return version("spikingjelly") if site is None else unpacked(site)
-
-
-def unpacked(site: Path) -> str:
-    """Version of the wheel in a folder, by the folder of its metadata."""
-    found = [path.name for path in site.glob("spikingjelly-*.dist-info")]
-    if len(found) != 1:
-        raise SystemExit(f"got --site {site} with {len(found)} spikingjelly wheels, expected one")
-    return found[0].removeprefix("spikingjelly-").removesuffix(".dist-info")
-
-
 if __name__ == "__main__":
     args = measure.parser(__doc__).parse_args()
     measure.use_site(args.site)
     tasks = {"spikformer": spikformer, "lif": lif}
-    raise SystemExit(measure.main("spikingjelly", release(args.site), args, tasks))
+    raise SystemExit(measure.main("spikingjelly", version("spikingjelly"), args, tasks))

@@ -33,6 +33,15 @@ def test_both_paths_are_measured_in_one_run(what: str):
     json.dumps(result.as_dict(), allow_nan=False)
 
 
+def test_a_fused_model_is_timed_for_inference_alone():
+    settings = Settings(device="cpu", n=1, products="float32")
+    result = bench_model("infer", NAME, OPTIONS, batch=1, paths=["fast"], settings=settings)
+    assert result.conditions["products"] == "float32"
+    assert "affine_lif" in {row["op"] for row in result.conditions["paths"]["calls"]}
+    with pytest.raises(ValueError, match="training mode"):
+        bench_model("train", NAME, OPTIONS, settings=settings)
+
+
 def test_autocast_is_what_a_short_precision_means():
     settings = Settings(device="cpu", n=1, precision="bfloat16")
     result = bench_model(

@@ -52,7 +52,7 @@ def bench_ops(pattern: str = "*", *, size: str = "small", settings: Settings) ->
 def _rows(op: Op, size: str, settings: Settings, fastest: float) -> list[dict[str, Any]]:
     args = arguments(op, size, settings.place, settings.dtype)
     rows: list[dict[str, Any]] = []
-    for backward in (False, True):
+    for backward in (False, True) if op.learns else (False,):
         given = tuple(_leaf(a) if backward else a for a in args)
         with torch.set_grad_enabled(backward):
             verdicts = {name: refuses(*given) for name, (_, refuses) in op.variants.items()}

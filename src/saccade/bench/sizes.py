@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saccade.bench.equality import example_on, moved
+from saccade.bench.equality import example_on
 from saccade.ops import Fire, Norm, Op
 
 
@@ -88,10 +88,24 @@ def _soma(m: _Maker) -> tuple[Any, ...]:
     return m.grid(m.normal), 1.0
 
 
+def _affine_lif(m: _Maker) -> tuple[Any, ...]:
+    ones = torch.ones(m.size.C, device=m.device)
+    return m.grid(m.normal) * 2, ones, ones * 0, 0.5, 0.5, Fire(), m.size.T, False
+
+
+def _project_lif(m: _Maker) -> tuple[Any, ...]:
+    C = m.size.C
+    weight = m.normal(C, C).mul(40).round().clamp(-127, 127).to(torch.int8)
+    scale = torch.full((C,), 1 / 40 / C**0.5, device=m.device)
+    return m.grid(m.spikes).to(torch.int8), weight, scale, scale * 0, 0.5, 0.5, Fire()
+
+
 MAKE: dict[str, Callable[[_Maker], tuple[Any, ...]]] = {
     "lif": _lif,
     "conv": _conv,
     "norm_lif": _norm_lif,
+    "affine_lif": _affine_lif,
+    "project_lif": _project_lif,
     "ssa": _ssa,
     "ssa_mix": lambda m: (*m.heads(), 0.125),
     "causal_mix": lambda m: (*m.heads(), 0.125),
@@ -102,10 +116,13 @@ MAKE: dict[str, Callable[[_Maker], tuple[Any, ...]]] = {
 
 
 def arguments(op: Op, size: str, device: torch.device, dtype: torch.dtype) -> tuple[Any, ...]:
-    """Arguments of a named size, their tensors in `dtype`; the example's where none is made."""
+    """Arguments of a named size; the example's where none is made.
+
+    Floating-point tensors are in `dtype`, but constants of each channel, which have one axis.
+    """
     make = MAKE.get(op.name)
     args = make(_Maker(SIZES[size], device)) if make else example_on(op, device)
     return tuple(
-        moved(a, device).to(dtype) if isinstance(a, Tensor) and a.is_floating_point() else a
+        a.to(dtype) if isinstance(a, Tensor) and a.is_floating_point() and a.dim() > 1 else a
         for a in args
     )

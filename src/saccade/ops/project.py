@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from saccade.ops._op import Op
-from saccade.ops._triton import AVAILABLE
+from saccade.ops._triton import AVAILABLE, MISSING
 from saccade.ops.lif.reference import Fire
 from saccade.ops.lif.reference import scan as lif_scan
 
@@ -88,3 +88,6 @@ if AVAILABLE:
 
     affine_lif.fast("triton", refuses=project_triton.affine_refuses)(project_triton.affine)
     project_lif.fast("triton", refuses=project_triton.project_refuses)(project_triton.project)
+else:
+    affine_lif.lacks("triton", MISSING)
+    project_lif.lacks("triton", MISSING)
