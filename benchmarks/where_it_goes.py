@@ -147,7 +147,13 @@ def draw(data: Path, out: Path) -> None:
     from matplotlib import pyplot as plt
 
     result = json.loads(data.read_text())
-    figure, (bars, roof) = plt.subplots(1, 2, figsize=(12, 4.6), width_ratios=(1.25, 1))
+    figure, axes = plt.subplots(
+        2, 2, figsize=(12, 6.4), width_ratios=(1.25, 1), height_ratios=(1.6, 1)
+    )
+    (bars, roof), (none, shares) = axes
+    bars.remove()
+    none.remove()
+    bars = figure.add_subplot(axes[0, 0].get_gridspec()[:, 0])
     names = list(
         dict.fromkeys(g for run in ("train", "bfloat16", "int8") for g in result[run]["spent"])
     )
@@ -170,28 +176,30 @@ def draw(data: Path, out: Path) -> None:
                 fontsize=7, loc="lower right")  # fmt: skip
     bars.spines[["top", "right"]].set_visible(False)
     copy, peak = result["ceilings"]["copy_gb_s"] * 1e9, result["ceilings"]["bf16_tflops"] * 1e12
-    x = [10**e for e in (-0.5, 1, 2, 3, 4)]
-    roof.plot(x, [min(peak, copy * i) / 1e12 for i in x], color="black", lw=1)
-    marks = {"train": "o", "bfloat16": "s", "int8": "^"}
-    for run, mark in marks.items():
+    knee = peak / copy
+    roof.plot([10, knee, 3000], [copy * 10 / 1e12, peak / 1e12, peak / 1e12], color="black", lw=1)
+    bytewise = []
+    for run, mark in {"train": "o", "bfloat16": "s", "int8": "^"}.items():
         for name, (ops, size) in result[run]["counted"].items():
             ms = result[run]["spent"].get(name, [0])[0]
             if ms and ops:
-                at = ops / size, ops / ms / 1e9
-                roof.plot(*at, mark, color=colours[name], ms=8)
-                roof.annotate(
-                    f"{at[1]:.0f}", at, textcoords="offset points", xytext=(6, 4), fontsize=8
-                )
-            elif ms:  # no products: its share of the copy bandwidth, at one operation a byte
-                share = size / ms * 1e3 / copy
-                roof.plot(1, share * copy / 1e12, mark, color=colours[name], ms=8)
-                roof.annotate(f"{share:.0%}", (1, share * copy / 1e12), textcoords="offset points",
-                              xytext=(8, -3), fontsize=8)  # fmt: skip
-    roof.set(xscale="log", yscale="log", xlabel="operations a byte (counted)",
-             ylabel="Top/s reached")  # fmt: skip
+                label = f"{name}, {titles[run]}: {ops / ms / 1e9:.0f}"
+                roof.plot(ops / size, ops / ms / 1e9, mark, color=colours[name], ms=7, label=label)
+            elif ms and name != "attention":  # whose firing kernel shares the norm's name
+                bytewise.append((f"{name}\n{titles[run]}", size / ms * 1e3 / copy, colours[name]))
+    roof.legend(fontsize=6.5, loc="lower right")
+    roof.set(xscale="log", yscale="log", xlim=(10, 3000), ylim=(40, 1500))
+    roof.set_xlabel("operations a byte (counted)")
+    roof.set_ylabel("Top/s")
     title = f"{copy / 1e12:.2f} TB/s copy, {peak / 1e12:.0f} TFLOP/s bf16"
     roof.set_title(f"{result['device']}: {title}", fontsize=9)
-    roof.spines[["top", "right"]].set_visible(False)
+    for row, (_, share, colour) in enumerate(bytewise):
+        shares.barh(row, share, color=colour)
+        shares.text(share + 0.01, row, f"{share:.0%}", va="center", fontsize=8)
+    shares.set_yticks(range(len(bytewise)), [label for label, _, _ in bytewise], fontsize=7)
+    shares.set(xlim=(0, 1), xlabel="share of copy bandwidth, least bytes")
+    for axis in (roof, shares):
+        axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(out, dpi=130)
 
