@@ -7,6 +7,7 @@ from torch.nn.functional import conv2d
 
 from saccade.ops._op import Op
 from saccade.ops._triton import AVAILABLE
+from saccade.ops.conv import rows
 
 
 def _reference(
@@ -32,3 +33,6 @@ if AVAILABLE:
 
     conv.fast("packed", refuses=packed.refuses)(packed.conv)
     """Keeps the bits of its input for the backward pass; 1x1 kernels are matrix products."""
+
+conv.fast("rows", refuses=rows.refuses)(rows.conv)
+"""Channels last in memory, as the neuron behind it wants them on a CPU."""

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from saccade.ops._op import Op
 from saccade.ops._triton import AVAILABLE
-from saccade.ops.lif import analytic
+from saccade.ops.lif import analytic, numba
 from saccade.ops.lif.reference import Fire as Fire
 from saccade.ops.lif.reference import scan
 
@@ -26,5 +26,8 @@ if AVAILABLE:
 
     lif.fast("triton", refuses=triton.refuses)(triton.scan)
     """One pass over the currents each way, on a GPU; nothing but the currents is kept."""
+
+lif.fast("numba", refuses=numba.refuses)(numba.scan)
+"""The same on a CPU."""
 
 lif.fast("analytic", refuses=analytic.refuses)(analytic.scan)
