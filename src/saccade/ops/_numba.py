@@ -76,7 +76,7 @@ def nothing(dtype: torch.dtype = torch.float32) -> "NDArray[Any]":
 
 def cell(decay: float, gain: float, fire: Fire) -> Any:
     """Constants of a neuron as kernels take them."""
-    from saccade.kernels.cpu_neuron import Cell
+    from saccade.kernels.cpu import Cell
 
     f32, kinds = np.float32, ("sigmoid", "atan", "rectangle", "triangle", "fast_sigmoid")
     theta = f32(fire.v_threshold)

@@ -7,7 +7,7 @@ from torch.nn.functional import conv2d
 
 from saccade.ops._op import Op
 from saccade.ops._triton import AVAILABLE
-from saccade.ops.conv import rows
+from saccade.ops.conv import onednn
 
 
 def _reference(
@@ -34,5 +34,5 @@ if AVAILABLE:
     conv.fast("packed", refuses=packed.refuses)(packed.conv)
     """Keeps the bits of its input for the backward pass; 1x1 kernels are matrix products."""
 
-conv.fast("rows", refuses=rows.refuses)(rows.conv)
+conv.fast("onednn", refuses=onednn.refuses)(onednn.conv)
 """Channels last in memory, as the neuron behind it wants them on a CPU."""

@@ -40,7 +40,7 @@ def _flat(x: Tensor, layout: Tensor) -> Any:
 class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, v0: Tensor | None, p: Any) -> tuple[Tensor, Tensor]:
-        from saccade.kernels import cpu_norm_lif as kernels
+        from saccade.kernels import cpu as kernels
 
         x = x if dense(x) else x.contiguous()
         ctx.save_for_backward(x, v0)
@@ -54,7 +54,7 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad_s: Tensor | None, grad_v: Tensor | None) -> Any:
-        from saccade.kernels import cpu_norm_lif as kernels
+        from saccade.kernels import cpu as kernels
 
         x, v0 = ctx.saved_tensors
         grad_x, grad_v0 = torch.empty_like(x), torch.empty_like(x[0])

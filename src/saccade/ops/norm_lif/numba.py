@@ -59,7 +59,7 @@ def scan(
 
 def _measured(y: Tensor, norm: Norm, steps: int) -> Affine:
     """Statistics of the batch; moves the running ones."""
-    from saccade.kernels import cpu_norm_lif as kernels
+    from saccade.kernels import cpu as kernels
 
     C, L = y.shape[2], tile_of(y.shape[2])
     rows = _rows(y)
@@ -114,7 +114,7 @@ class _NormFire(torch.autograd.Function):
         steps: int,
         pools: bool,
     ) -> Tensor:
-        from saccade.kernels import cpu_norm_lif as kernels
+        from saccade.kernels import cpu as kernels
 
         ctx.save_for_backward(y, weight, *affine)
         ctx.offset, ctx.constants = offset is not None, (batch, p, steps, pools)
@@ -150,7 +150,7 @@ def _behind_norm(
     y: Tensor, grad_s: Tensor, affine: Affine, p: Any, steps: int, pools: bool
 ) -> tuple[Tensor, Tensor]:
     """The gradient of a y + b, as y lies; and [2, C]: the sums of it, and of it times y - mean."""
-    from saccade.kernels import cpu_norm_lif as kernels
+    from saccade.kernels import cpu as kernels
 
     t, B, C, H, W = y.shape
     grad, L = torch.empty_like(_rows(y)), W * C if pools else tile_of(C)
@@ -172,7 +172,7 @@ def _behind_norm(
 
 def _through_norm(grad: Tensor, y: Tensor, affine: Affine, sums: Tensor | None) -> None:
     """In place, from the gradient behind the norm to that before it."""
-    from saccade.kernels import cpu_norm_lif as kernels
+    from saccade.kernels import cpu as kernels
 
     slant, level, C = torch.zeros_like(affine.a), torch.zeros_like(affine.a), len(affine.a)
     if sums is not None:  # the statistics are the batch's own
