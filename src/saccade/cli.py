@@ -84,7 +84,9 @@ def _train_one(a: Arguments, recipe: Any, run: Path) -> dict[str, Any] | None:
     from saccade.train import Interrupted
     from saccade.train import train as train_recipe
     from saccade.train.live import Live
+    from saccade.train.memory import keep_freed_memory
 
+    keep_freed_memory()
     title = f"{recipe.name}, seed {recipe.seed}"
     out.print(f"[bold]{_plain(title)}[/] in {_plain(run)}", highlight=False, soft_wrap=True)
     options = {"device": a.device, "data_root": a.data_root, "resume": a.resume}
@@ -189,7 +191,9 @@ def _summarise(a: Arguments, results: list[dict[str, Any]], runs: list[Path]) ->
 def evaluate(a: Arguments) -> int:
     """Test a trained model once more."""
     from saccade.train.apply import evaluate_run
+    from saccade.train.memory import keep_freed_memory
 
+    keep_freed_memory()
     result = evaluate_run(Path(a.run), data_root=a.data_root, device=a.device)
     if a.json:
         print(json.dumps(result, indent=2))

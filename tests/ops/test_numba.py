@@ -207,5 +207,7 @@ def test_refusals_say_why(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_numba_is_imported_by_the_first_call_only():
-    code = "import sys, saccade; saccade.create_model('spikformer'); assert 'numba' not in sys.modules"
+    code = (
+        "import sys, saccade; saccade.create_model('spikformer'); assert 'numba' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -31,7 +31,8 @@ def scan(
 
 def _flat(x: Tensor, layout: Tensor) -> Any:
     """[T *dims], or [*dims], as [T, n] or [n] in the order of memory of `layout`, a step."""
-    order = sorted(range(layout.dim()), key=lambda axis: -layout.stride(axis))
+    strides = layout.stride()
+    order = sorted(range(layout.dim()), key=lambda axis: -strides[axis])
     lead = x.dim() - layout.dim()
     x = x.permute(*range(lead), *(lead + axis for axis in order)).contiguous()
     return array(x, *x.shape[:lead], layout.numel())
@@ -52,7 +53,7 @@ class _Scan(torch.autograd.Function):
         return s, v
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_s: Tensor | None, grad_v: Tensor | None) -> Any:
         from saccade.kernels import cpu as kernels
 

@@ -1,4 +1,4 @@
-"""Batch norm, LIF over T and max-pool in few passes on a CPU; only the tensor before the norm stays.
+"""Batch norm, LIF over T and max-pool in few passes on a CPU; only the pre-norm tensor stays.
 
 Memory is channels-last. Passes over it:
 
@@ -130,7 +130,7 @@ class _NormFire(torch.autograd.Function):
         return s.permute(0, 1, 4, 2, 3)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         y, weight, *affine = ctx.saved_tensors
         batch, *constants = ctx.constants
