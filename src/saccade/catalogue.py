@@ -235,6 +235,7 @@ def _optional() -> dict[str, str]:
 
     found = {}
     for package, extra in {
+        "numba": "cpu",
         "matplotlib": "report",
         "jinja2": "report",
         "scikit-learn": "demo",

@@ -87,9 +87,11 @@ def _train_one(a: Arguments, recipe: Any, run: Path) -> dict[str, Any] | None:
     """The metrics, or None where somebody stopped it."""
     from saccade.train import Interrupted
     from saccade.train import train as train_recipe
+    from saccade.train.allocator import keep_freed_memory
     from saccade.train.live import Live
     from saccade.train.logs import check_logs, told
 
+    keep_freed_memory()
     devices, nodes = size_of(a.devices, a.nodes)
     logs = check_logs(a.log)
     if devices * nodes > 1 and not launched():
@@ -228,8 +230,10 @@ def _summarise(a: Arguments, results: list[dict[str, Any]], runs: list[Path]) ->
 
 def evaluate(a: Arguments) -> int:
     """Test a trained model once more."""
+    from saccade.train.allocator import keep_freed_memory
     from saccade.train.apply import evaluate_run
 
+    keep_freed_memory()
     result = evaluate_run(Path(a.run), data_root=a.data_root, device=a.device)
     if a.json:
         print(json.dumps(result, indent=2))

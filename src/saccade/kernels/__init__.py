@@ -1,4 +1,4 @@
-"""Device code: Triton kernels and the functions of a tile that they are made of.
+"""Kernels and the functions of a tile that they are made of: `cpu` in Numba, the others in Triton.
 
-Kernels are launched from `saccade.ops`. Triton reads them, not Python: nobody checks their types.
+They are launched from `saccade.ops`. A compiler reads them, not Python: nobody checks their types.
 """

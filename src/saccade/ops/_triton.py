@@ -128,6 +128,16 @@ def like(x: Tensor, layout: Tensor) -> Tensor:
     return torch.empty_like(layout, dtype=x.dtype).copy_(x)
 
 
+def dense(x: Tensor) -> bool:
+    """Whether the steps are one block of memory after the other, in any order of their axes."""
+    expected = 1
+    for stride, size in sorted(zip(x.stride()[1:], x.shape[1:], strict=True)):
+        if size > 1 and stride != expected:
+            return False
+        expected *= size
+    return expected > 0 and (len(x) == 1 or x.stride(0) == expected)
+
+
 def channels_last(x: Tensor) -> Tensor:
     """[T B C H W] with the channels of a place side by side in memory."""
     return x.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)

@@ -7,6 +7,7 @@ from torch.nn.functional import conv2d
 
 from saccade.ops._op import Op
 from saccade.ops._triton import AVAILABLE, MISSING
+from saccade.ops.conv import onednn
 
 
 def _reference(
@@ -34,3 +35,6 @@ if AVAILABLE:
     """Keeps the bits of its input for the backward pass; 1x1 kernels are matrix products."""
 else:
     conv.lacks("packed", MISSING)
+
+conv.fast("onednn", refuses=onednn.refuses)(onednn.conv)
+"""Channels last in memory, as the neuron behind it wants them on a CPU."""

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from saccade.ops._op import Op
 from saccade.ops._triton import AVAILABLE, MISSING
-from saccade.ops.lif import analytic
+from saccade.ops.lif import analytic, numba
 from saccade.ops.lif.reference import Fire as Fire
 from saccade.ops.lif.reference import scan
 
@@ -28,5 +28,8 @@ if AVAILABLE:
     """One pass over the currents each way, on a GPU; nothing but the currents is kept."""
 else:
     lif.lacks("triton", MISSING)
+
+lif.fast("numba", refuses=numba.refuses)(numba.scan)
+"""The same on a CPU."""
 
 lif.fast("analytic", refuses=analytic.refuses)(analytic.scan)

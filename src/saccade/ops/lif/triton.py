@@ -9,6 +9,7 @@ from saccade.kernels import lif as kernels
 from saccade.ops._triton import (
     FLAGS,
     Kernels,
+    dense,
     launch,
     like,
     operator,
@@ -28,19 +29,9 @@ def refuses(
         return "decay and gain are learned here"
     if fire.detach_membrane:
         return "detach_membrane has no kernel"
-    if not _dense(x):
+    if not dense(x):
         return "the currents lie in memory with gaps"
     return no_kernel(x, len(x))
-
-
-def _dense(x: Tensor) -> bool:
-    """Whether the steps are one block of memory after the other, in any order of their axes."""
-    expected = 1
-    for stride, size in sorted(zip(x.stride()[1:], x.shape[1:], strict=True)):
-        if size > 1 and stride != expected:
-            return False
-        expected *= size
-    return expected > 0 and (len(x) == 1 or x.stride(0) == expected)
 
 
 def _run(

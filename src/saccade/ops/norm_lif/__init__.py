@@ -6,7 +6,7 @@ from torch import Tensor
 from saccade.ops._op import Op
 from saccade.ops._triton import AVAILABLE, MISSING
 from saccade.ops.lif.reference import Fire
-from saccade.ops.norm_lif import composed
+from saccade.ops.norm_lif import composed, numba
 from saccade.ops.norm_lif.reference import Norm as Norm
 from saccade.ops.norm_lif.reference import scan
 
@@ -36,6 +36,9 @@ if AVAILABLE:
     """One pass over y to measure it and one to fire; only y is kept for the backward pass."""
 else:
     norm_lif.lacks("triton", MISSING)
+
+norm_lif.fast("numba", refuses=numba.refuses)(numba.scan)
+"""The same on a CPU."""
 
 norm_lif.fast("composed", refuses=lambda *args: None)(composed.scan)
 """torch's batch norm and pool around whatever variant of `lif` runs."""

@@ -42,6 +42,8 @@ class Norm:
         n = self
         if n.offset is not None:
             frames = frames + n.offset[:, None, None]
+        if len(frames) == 1:  # its gradient: torch 2.13 mixes up the places if channels are last
+            frames = frames.contiguous()
         return batch_norm(
             frames, n.running_mean, n.running_var, n.weight, n.bias, n.training, n.momentum, n.eps
         )

@@ -1,0 +1,108 @@
+"""What every CPU kernel of the library shares: whether it can run, and the threads it runs on.
+
+Numba comes with the extra `cpu`; without it every op keeps its other variants. It is imported,
+with the kernels, by the first call that runs them. Kernels run on the threads of torch's own
+OpenMP, so there is one pool of them and `torch.set_num_threads` rules it; the work is cut the same
+way for any number of threads, and gives the same bits.
+"""
+
+import ctypes
+import math
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saccade.ops.lif.reference import Fire
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+AVAILABLE = find_spec("numba") is not None
+TILE = 1024
+"""Numbers that a kernel handles at once: a few float32 arrays of them fit in the first cache."""
+TASKS = 64
+"""Shares that sums are cut into, whatever the number of threads."""
+_Share = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_TORCH = ctypes.CDLL(torch._C.__file__)  # finds what torch itself is linked with
+
+
+def refuses(x: Tensor) -> str | None:
+    """Why no kernel can run on `x`, or None where it can."""
+    if x.device.type != "cpu":
+        return f"the tensors are on {x.device.type}, not cpu"
+    if x.dtype not in (torch.float32, torch.bfloat16):
+        return f"{str(x.dtype).removeprefix('torch.')} is left to torch"
+    if not AVAILABLE:
+        return 'numba is not installed: pip install "saccade[cpu]"'
+    if not hasattr(_TORCH, "GOMP_parallel"):
+        return "this torch has no GNU OpenMP, whose threads the kernels use"
+    if torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter):
+        return "torch.compile and its like see through the other variants only"
+    return None
+
+
+def run(kernel: Callable[..., None], *args: Any) -> None:
+    """kernel(part, parts, *args) on every thread of torch; returns when all parts are done."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        return kernel(0, 1, *args)
+    failures: list[BaseException] = []
+
+    def share(_: Any) -> None:
+        try:
+            kernel(_TORCH.omp_get_thread_num(), _TORCH.omp_get_num_threads(), *args)
+        except BaseException as failure:  # nothing can be raised through OpenMP
+            failures.append(failure)
+
+    _TORCH.GOMP_parallel(_Share(share), None, ctypes.c_uint(threads), ctypes.c_uint(0))
+    if failures:
+        raise failures[0]
+
+
+def array(x: Tensor, *shape: int) -> "NDArray[Any]":
+    """The memory of a contiguous tensor as numpy sees it; bfloat16 as uint16."""
+    x = x.detach().view(shape or x.shape)
+    return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()
+
+
+def nothing(dtype: torch.dtype = torch.float32) -> "NDArray[Any]":
+    """An array for an argument that is not there."""
+    return array(torch.empty(0, dtype=dtype))
+
+
+def cell(decay: float, gain: float, fire: Fire) -> Any:
+    """Constants of a neuron as kernels take them."""
+    from saccade.kernels.cpu import Cell
+
+    f32, kinds = np.float32, ("sigmoid", "atan", "rectangle", "triangle", "fast_sigmoid")
+    theta = f32(fire.v_threshold)
+    return Cell(
+        decay=f32(decay),
+        gain=f32(gain),
+        pull=f32((1 - decay) * fire.rest),
+        theta=theta,
+        bar=np.nextafter(theta, f32(math.inf)) if fire.strict else theta,
+        reset=f32(fire.v_reset or 0.0),
+        rest=f32(fire.rest),
+        alpha=f32(fire.sharpness),
+        follow=f32(not fire.detach_reset),
+        carry=f32(0 if fire.detach_membrane else decay),
+        hard=fire.v_reset is not None,
+        kind=kinds.index(fire.surrogate),
+    )
+
+
+def tile_of(C: int) -> int:
+    """Length of a tile: whole rows of C channels."""
+    return C * max(1, TILE // C)
+
+
+def tasks_of(n: int, tile: int) -> tuple[int, int]:
+    """Shares of n numbers, and the tiles of a share."""
+    tiles = -(-n // tile)
+    per_task = -(-tiles // TASKS)
+    return -(-tiles // per_task), per_task

@@ -1,0 +1,213 @@
+"""CPU kernels equal their references, values and gradients; the same bits on any number of threads.
+
+Currents on a grid of 1/64 make exact ties with the threshold, so spikes must be equal bit by bit.
+"""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from saccade.ops import SURROGATE, Fire, Norm, conv, lif, norm_lif
+from saccade.ops import _numba as host
+
+pytest.importorskip("numba", reason="Numba is not installed: there are no CPU kernels")
+BF16 = torch.bfloat16
+FIRES = [
+    Fire(),
+    Fire(v_reset=None, detach_reset=False),
+    Fire(v_reset=-0.25, strict=True, surrogate="atan", detach_reset=False),
+    Fire(v_reset=-0.25, v_rest=0.125, surrogate="triangle"),
+]
+
+
+@pytest.fixture(autouse=True)
+def poisoned_empty_tensors():
+    """What `torch.empty` leaves unwritten is NaN, so that it cannot pass for a result."""
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def currents(*shape: int, scale: float = 100) -> Tensor:
+    """Random [T B C H W], channels last in memory, on a grid of 1/64 that bfloat16 holds too."""
+    T, B, C, H, W = shape
+    x = torch.randn(T, B, H, W, C).mul(scale).add(32).round().clamp(-255, 255) / 64
+    return x.permute(0, 1, 4, 2, 3)
+
+
+def gradients(out: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+    torch.manual_seed(1)
+    weights = torch.randn(out.shape).to(BF16)
+    return torch.autograd.grad((out * weights.to(out.dtype)).float().sum(), inputs)
+
+
+def agree(got: tuple[Tensor, ...], want: tuple[Tensor, ...], tolerance: float = 2e-5) -> None:
+    for g, w in zip(got, want, strict=True):
+        assert float((g - w).abs().max()) <= tolerance * float(w.abs().max().clamp(min=1e-3))
+
+
+def run(scan, y: Tensor, fire: Fire, T: int, pools: bool, training: bool, offset: bool):
+    """Spikes, running statistics, gradients; the last is that of the offset, if there is one."""
+    C = y.shape[2]
+    torch.manual_seed(2)
+    learned = [torch.rand(C) + 0.7, torch.randn(C) * 0.3 + 0.5, torch.randn(C)][: 2 + offset]
+    mean, var = torch.randn(C) / 10 + 1, torch.rand(C) + 3
+    inputs = [a.detach().clone().requires_grad_() for a in (y, *learned)]
+    norm = Norm(
+        weight=inputs[1],
+        bias=inputs[2],
+        offset=inputs[3] if offset else None,
+        running_mean=mean,
+        running_var=var,
+        training=training,
+    )
+    s = scan(inputs[0], norm, 0.5, 0.5, fire, T, pools)
+    return s, mean, var, *gradients(s, inputs)
+
+
+def compare(got, want, training: bool, offset: bool, tolerance: float = 2e-5) -> None:
+    assert torch.equal(got[0].float(), want[0])
+    if training and offset:  # the reference's is rounding noise
+        assert not got[-1].any()
+        got, want = got[:-1], want[:-1]
+    agree(got[1:], want[1:], tolerance)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.tuples(*(st.integers(1, n) for n in (9, 3, 20, 7, 7))),
+    once=st.booleans(),
+    pools=st.booleans(),
+    training=st.booleans(),
+    offset=st.booleans(),
+    fire=st.sampled_from(FIRES),
+    tile=st.sampled_from([16, 1024]),
+)
+def test_norm_lif(sizes, once, pools, training, offset, fire, tile):
+    torch.manual_seed(0)
+    T, B, C, H, W = sizes
+    y = currents(1 if once else T, B, C, H, W)
+    # of few samples, batch norm leaves nothing of a gradient but rounding
+    training = training and B * H * W * len(y) >= 12
+    case = fire, T, pools, training, offset
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(host, "TILE", tile)
+        got = run(norm_lif.variants["numba"][0], y, *case)
+    compare(got, run(norm_lif.reference, y, *case), training, offset, 2e-4)
+
+
+@pytest.mark.parametrize("pools", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("T", [1, 4])
+def test_norm_lif_in_bfloat16_keeps_its_membranes_in_float32(pools: bool, training: bool, T: int):
+    torch.manual_seed(0)
+    y, case = currents(T, 2, 24, 6, 5), (FIRES[1], T, pools, training, True)
+    got = run(norm_lif.variants["numba"][0], y.to(BF16), *case)
+    want = run(norm_lif.reference, y, *case)
+    assert 0.02 < got[0].float().mean() < 0.98
+    assert got[0].dtype == got[3].dtype == BF16
+    compare((*got[:3], got[3].float(), *got[4:]), want, training, True, 2e-2)
+
+
+@pytest.mark.parametrize("fire", FIRES, ids=str)
+@pytest.mark.parametrize("at_rest", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, BF16], ids=str)
+def test_lif(fire: Fire, at_rest: bool, dtype: torch.dtype):
+    torch.manual_seed(0)
+    x = currents(5, 2, 3, 5, 4)
+    v0 = None if at_rest else torch.rand(x.shape[1:]).mul(64).round().div(64)
+    outs = []
+    for scan, kind in ((lif.variants["numba"][0], dtype), (lif.reference, torch.float32)):
+        inputs = [a.to(kind).requires_grad_() for a in (x, v0) if a is not None]
+        s, v = scan(inputs[0], None if at_rest else inputs[1], 0.5, 0.5, fire)
+        outs.append((s.float(), v, *(g.float() for g in gradients(s + v, inputs))))
+    assert 0.02 < outs[0][0].mean() < 0.98
+    assert torch.equal(outs[0][0], outs[1][0])
+    assert torch.equal(outs[0][1], outs[1][1])
+    agree(outs[0][2:], outs[1][2:], 2e-5 if dtype == torch.float32 else 2e-2)
+
+
+def test_lif_detaches_its_membrane():
+    torch.manual_seed(0)
+    x, fire = currents(5, 2, 3, 5, 4).requires_grad_(), Fire(v_reset=-0.25, detach_membrane=True)
+    got, want = (f(x, None, 0.5, 0.5, fire)[0] for f in (lif.variants["numba"][0], lif.reference))
+    agree(gradients(got, [x]), gradients(want, [x]))
+
+
+def test_lif_takes_currents_with_gaps_and_gives_no_gradient_where_none_came():
+    x = currents(3, 2, 4, 5, 6)[..., ::2].requires_grad_()
+    s, v = lif.variants["numba"][0](x, None, 0.5, 0.5, Fire())
+    want, v_want = lif.reference(x, None, 0.5, 0.5, Fire())
+    assert torch.equal(s, want)
+    agree(torch.autograd.grad(v.sum(), x), torch.autograd.grad(v_want.sum(), x))
+
+
+@pytest.mark.parametrize("surrogate", SURROGATE.list())
+def test_every_surrogate_has_a_kernel(surrogate: str):
+    x = torch.linspace(-40, 40, 999).reshape(1, 999).requires_grad_()
+    fire = Fire(surrogate=surrogate)
+    got, want = (f(x, None, 0.5, 1.0, fire)[0] for f in (lif.variants["numba"][0], lif.reference))
+    agree(gradients(got, [x]), gradients(want, [x]))
+
+
+@pytest.mark.parametrize("pools", [False, True])
+def test_any_number_of_threads_gives_the_same_bits(pools: bool, two_threads: None):
+    torch.manual_seed(0)
+    y, case = currents(3, 5, 24, 9, 8), (Fire(), 3, pools, True, False)
+    two = run(norm_lif.variants["numba"][0], y, *case)
+    torch.set_num_threads(1)
+    one = run(norm_lif.variants["numba"][0], y, *case)
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_a_failure_on_another_thread_is_raised(two_threads: None):
+    def fails(part: int, parts: int) -> None:
+        if part == parts - 1:
+            raise ArithmeticError(f"part {part} of {parts}")
+
+    with pytest.raises(ArithmeticError, match="part 1 of 2"):
+        host.run(fails)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (3, 2)])
+def test_conv(kernel: int, stride: int):
+    torch.manual_seed(0)
+    x = (torch.rand(2, 2, 16, 6, 5) < 0.5).float().requires_grad_()
+    weight = (torch.randn(8, 16, kernel, kernel).mul(16).round() / 64).requires_grad_()
+    got, want = (f(x, weight, stride) for f in (conv.variants["onednn"][0], conv.reference))
+    assert torch.equal(got, want)
+    assert got.permute(0, 1, 3, 4, 2).is_contiguous()
+    agree(gradients(got, [x, weight]), gradients(want, [x, weight]))
+
+
+def test_refusals_say_why(monkeypatch: pytest.MonkeyPatch):
+    y, *rest = norm_lif.example()
+    refuses = norm_lif.variants["numba"][1]
+    assert refuses(y, *rest) is None
+    assert refuses(y.double(), *rest) == "float64 is left to torch"
+    assert refuses(y.contiguous(), *rest) == "the currents are not channels-last in memory"
+    assert "learned" in refuses(y, rest[0], torch.tensor(0.5), *rest[2:])
+    assert refuses(y.to("meta"), *rest) == "the tensors are on meta, not cpu"
+    monkeypatch.setattr(host, "AVAILABLE", False)
+    assert refuses(y, *rest) == 'numba is not installed: pip install "saccade[cpu]"'
+
+
+def test_numba_is_imported_by_the_first_call_only():
+    code = (
+        "import sys, saccade; saccade.create_model('spikformer'); assert 'numba' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
