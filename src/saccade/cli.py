@@ -339,8 +339,9 @@ def report(a: Arguments) -> int:
 def bench(a: Arguments) -> int:
     """Time what equals its reference."""
     from saccade.bench import draw
+    from saccade.bench.command import benchmark
 
-    result = _benchmark(a)
+    result = benchmark(a)
     if a.out is not None:
         result.write(path := Path(a.out))
         if a.scale:
@@ -350,44 +351,6 @@ def bench(a: Arguments) -> int:
     else:
         out.print(str(result), highlight=False, markup=False, soft_wrap=True)
     return 0
-
-
-def _benchmark(a: Arguments) -> Any:
-    from saccade.bench import PATHS, Settings, bench_model, bench_ops, bench_scale
-    from saccade.train.recipe import override
-
-    words = {"device": a.device, "precision": a.precision, "n": a.n, "graph": a.graph}
-    words["products"] = a.products
-    settings = Settings(**words)
-    if a.what == "ops":
-        given = [f for f in ("batch", "paths", "scale", "profile", "products") if getattr(a, f)]
-        if given or a.overrides:
-            raise ValueError(f"bench ops takes no {', '.join(given or a.overrides)}; it has --size")
-        return bench_ops(a.name or "*", size=a.size or "small", settings=settings)
-    if a.what == "train" and a.products:
-        raise ValueError("got --products with bench train; a fused model only infers")
-    if a.name is None or a.size is not None:
-        raise ValueError(f"bench {a.what} takes the name of a model and options such as T=4")
-    words = {
-        "batch": 32 if a.batch is None else a.batch,
-        "paths": list(PATHS) if a.paths is None else a.paths.split(","),
-        "settings": settings,
-    }
-    options: dict[str, Any] = {}
-    for word in a.overrides:
-        override(options, word)
-    if a.scale is None:
-        return bench_model(a.what, a.name, options, profile=a.profile, **words)
-    axis, values = _scale(a.scale)
-    return bench_scale(a.what, a.name, options, axis=axis, values=values, **words)
-
-
-def _scale(text: str) -> tuple[str, list[int]]:
-    axis, _, values = text.partition("=")
-    try:
-        return axis, [int(v) for v in values.split(",")]
-    except ValueError:
-        raise ValueError(f"got --scale {text}, expected a list like T=1,2,4,8") from None
 
 
 def doctor(a: Arguments) -> int:
