@@ -15,6 +15,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 
 from saccade._flags import FLAGS
+from saccade.train.files import free_folder
 from saccade.train.launch import LOST, Lost, follow, launched, rank, size_of
 
 out, err = Console(), Console(stderr=True)
@@ -118,7 +119,8 @@ def _train_many(
     a: Arguments, seed: int, run: Path, devices: int, nodes: int
 ) -> dict[str, Any] | None:
     """As `_train_one`, by a process for each device; the first of them prints."""
-    from saccade.train.launch import launch
+    from saccade.train.files import free_folder
+from saccade.train.launch import launch
 
     words = ["train", a.recipe, *a.overrides, "--seed", str(seed), "--out", str(run), *_same(a)]
     words += ["--resume"] if a.resume else []
@@ -178,16 +180,7 @@ def _run_folder(a: Arguments, name: str, seed: int, *, several: bool) -> Path:
     if a.out is not None:
         return Path(a.out) / f"s{seed}" if several else Path(a.out)
     first = Path("runs") / f"{name}-s{seed}"
-    return first if a.resume else _free(first, "recipe.yaml")
-
-
-def _free(first: Path, file: str) -> Path:
-    """The folder itself, or with the lowest number behind it that holds no such file."""
-    number, folder = 1, first
-    while (folder / file).exists():
-        number += 1
-        folder = first.with_name(f"{first.name}-{number}")
-    return folder
+    return first if a.resume else free_folder(first, "recipe.yaml")
 
 
 def _print_result(metrics: dict[str, Any], run: Path) -> None:
@@ -222,7 +215,7 @@ def _summarise(a: Arguments, results: list[dict[str, Any]], runs: list[Path]) ->
     }
     out.print(f"test accuracy {mean:.2%} ± {sd:.2%} (mean and sd of {len(results)} seeds)")
     several = Path("runs") / f"{results[0]['recipe']}-seeds"
-    folder = Path(a.out) if a.out is not None else _free(several, "summary.json")
+    folder = Path(a.out) if a.out is not None else free_folder(several, "summary.json")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "summary.json", summary)
     out.print(f"  in {folder / 'summary.json'}", highlight=False, markup=False, soft_wrap=True)

@@ -36,3 +36,12 @@ def write_atomically(path: Path, data: bytes | str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` by JSON, indented; refuses NaN, which is not JSON."""
     write_atomically(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def free_folder(first: Path, file: str) -> Path:
+    """The folder itself, or with the lowest number behind it that holds no such file."""
+    number, folder = 1, first
+    while (folder / file).exists():
+        number += 1
+        folder = first.with_name(f"{first.name}-{number}")
+    return folder
