@@ -119,8 +119,7 @@ def _train_many(
     a: Arguments, seed: int, run: Path, devices: int, nodes: int
 ) -> dict[str, Any] | None:
     """As `_train_one`, by a process for each device; the first of them prints."""
-    from saccade.train.files import free_folder
-from saccade.train.launch import launch
+    from saccade.train.launch import launch
 
     words = ["train", a.recipe, *a.overrides, "--seed", str(seed), "--out", str(run), *_same(a)]
     words += ["--resume"] if a.resume else []
