@@ -1,6 +1,10 @@
 """Layers: layout, heads, and statistics that pool over time."""
 
+from copy import deepcopy
+
+import pytest
 import torch
+from torch import nn
 
 from saccade.nn import MLP, Head, Projection, merge_heads, per_frame, split_heads
 
@@ -50,3 +54,35 @@ def test_head_averages_the_grid_by_hand():
     torch.nn.init.constant_(head.linear.bias, 1.0)
     x = torch.tensor([1.0, 2.0, 3.0, 6.0]).reshape(1, 1, 1, 2, 2)
     assert head(x).item() == 2.0 * 3.0 + 1.0
+
+
+@pytest.mark.parametrize("pools", [False, True])
+@pytest.mark.parametrize("shown", [True, False], ids=["picture", "frames"])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_watched_projection_gives_what_the_fused_one_does(
+    pools: bool, shown: bool, training: bool
+):
+    torch.manual_seed(0)
+    plain = Projection(8, 16, kernel=3, bias=True, pools=pools).double().train(training)
+    plain.norm.bias.data += 0.8
+    watched = deepcopy(plain)
+    watched.norm.register_forward_hook(lambda *args: None)
+    assert plain.apart() is None
+    assert "hook" in watched.apart()
+    x = torch.randn(1 if shown else 3, 2, 8, 6, 5).double().expand(3, -1, -1, -1, -1)
+    got, want = plain(x), watched(x)
+    assert 0.02 < want.mean() < 0.98
+    assert torch.equal(got, want)
+    for s in (got, want):
+        (s * torch.arange(s.numel()).reshape(s.shape).remainder(7)).sum().backward()
+    for (name, p), q in zip(plain.named_parameters(), watched.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-9, atol=1e-9, msg=name)
+    for p, q in zip(plain.buffers(), watched.buffers(), strict=True):
+        torch.testing.assert_close(p, q)
+
+
+def test_a_norm_without_momentum_runs_part_by_part():
+    layer = Projection(8, 8)
+    layer.norm = nn.BatchNorm2d(8, momentum=None)
+    assert "momentum" in layer.apart()
+    assert layer(torch.randn(2, 1, 8, 3, 3)).shape == (2, 1, 8, 3, 3)

@@ -80,6 +80,9 @@ class Projection(nn.Module):
                 return f"the {name} is a {type(part).__name__}"
             if is_watched(part):
                 return f"the {name} {WATCHED}"
+        n = self.norm
+        if n.momentum is None or n.running_mean is None or n.weight is None:
+            return "the norm lacks a momentum, running statistics or weights"
         return self.neuron.unfusable()
 
     def _norm(self) -> Norm:
