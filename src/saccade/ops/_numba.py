@@ -36,12 +36,12 @@ def refuses(x: Tensor) -> str | None:
         return f"the tensors are on {x.device.type}, not cpu"
     if x.dtype not in (torch.float32, torch.bfloat16):
         return f"{str(x.dtype).removeprefix('torch.')} is left to torch"
+    if torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter):
+        return "torch.compile and its like see through the other variants only"
     if not AVAILABLE:
         return 'numba is not installed: pip install "saccade[cpu]"'
     if not hasattr(_TORCH, "GOMP_parallel"):
         return "this torch has no GNU OpenMP, whose threads the kernels use"
-    if torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter):
-        return "torch.compile and its like see through the other variants only"
     return None
 
 
