@@ -9,11 +9,10 @@ from saccade.kernels.neuron import after, charged, fires
 @triton.jit
 def project(
     x, weight, scale, shift, s, M, rest, decay, gain, pull, theta, reset, alpha,
-    HARD: tl.constexpr, STRICT: tl.constexpr, T: tl.constexpr, INTEGER: tl.constexpr,
-    N: tl.constexpr, K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-    GROUP: tl.constexpr,
+    HARD: tl.constexpr, STRICT: tl.constexpr, T: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """Spikes [T M N] of integers [T M K] and a matrix [N K]; T accumulators share its tiles.
+    """Spikes [T M N] of int8 [T M K] and an int8 matrix [N K]; T accumulators share its tiles.
 
     Programs run through GROUP tiles of rows before the next tile of columns, so that both stay
     in the cache.
@@ -31,10 +30,7 @@ def project(
     step = tl.cast(M, tl.int64) * K
     sums = ()
     for _ in tl.static_range(T):
-        if INTEGER:
-            sums = sums + (tl.zeros([BM, BN], tl.int32),)
-        else:
-            sums = sums + (tl.zeros([BM, BN], tl.float32),)
+        sums = sums + (tl.zeros([BM, BN], tl.int32),)
     for start in range(0, K, BK):
         if K % BK == 0:
             w = tl.load(kernel + start)
@@ -46,7 +42,7 @@ def project(
                 x_t = tl.load(x + t * step + rows + start)
             else:
                 x_t = tl.load(x + t * step + rows + start, (start + k < K)[None, :], 0)
-            added = added + (tl.dot(x_t.to(w.dtype), w, sums[t], out_dtype=sums[t].dtype),)
+            added = added + (tl.dot(x_t, w, sums[t], out_dtype=tl.int32),)
         sums = added
     a = tl.load(scale + n, n < N, 0.0)[None, :]
     b = tl.load(shift + n, n < N, 0.0)[None, :]

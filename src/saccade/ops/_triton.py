@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 AVAILABLE = find_spec("triton") is not None
 MISSING = "Triton is not installed; CUDA builds of torch bring it"
@@ -39,7 +39,7 @@ def refuses(x: Tensor, steps: int, dtypes: tuple[torch.dtype, ...] = DTYPES) -> 
 
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
     """Run a kernel, so that torch.compile and torch.export see through it where they look."""
-    seen = torch.library.wrap_triton(kernel) if _TRACED.get() else kernel
+    seen = library.wrap_triton(kernel) if _TRACED.get() else kernel
     seen[grid](*args, **constants)
 
 
@@ -73,7 +73,7 @@ class Kernels:
             finally:
                 _TRACED.reset(token)
 
-        op = torch.library.triton_op(f"saccade::{name}", traced, mutates_args=mutates)
+        op = library.triton_op(f"saccade::{name}", traced, mutates_args=mutates)
         self.op = cast(Any, op)
         self.eager: Callable[..., Any] = run
         if keep is not None and differentiate is not None:

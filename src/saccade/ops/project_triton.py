@@ -88,7 +88,7 @@ def _project(
     s = channels_last_memory(x, T, B, N, H, W, dtype=torch.int8)
     launch(
         kernels.project, (tiles(M, ROWS) * tiles(N, COLUMNS),), x, weight, scale, shift, s, M,
-        fire.rest, T=T, INTEGER=True, N=N, K=K, BM=ROWS, BN=COLUMNS, BK=DEPTH, GROUP=GROUP,
+        fire.rest, T=T, N=N, K=K, BM=ROWS, BN=COLUMNS, BK=DEPTH, GROUP=GROUP,
         num_warps=WARPS, num_stages=STAGES, **constants(decay, gain, fire), **FLAGS,
     )  # fmt: skip
     return s
