@@ -117,13 +117,28 @@ def test_integer_products_are_exact_beyond_float32():
     [
         ({}, "int4", "unknown products 'int4'.*int8"),
         ({"neuron": "plif"}, "bfloat16", "learns its time constant"),
+        ({"neuron": "ma_lif"}, "float32", "MALIF.*way of its own"),
         ({"attention": "lrf_ssa"}, "int8", "needs floating point.*bfloat16"),
+        ({"attention": "lrf_ssa"}, "bfloat16", "outside of any projection.*float32"),
+        ({"mlp": {"name": "mlp", "dwc": True}}, "int8", "outside of any projection"),
     ],
 )
 def test_what_cannot_be_fused_is_refused(options: dict, products: str, says: str):
     model = create_model("spikformer_4_384", **SMALL, **options).eval()
     with pytest.raises(ValueError, match=says):
         fuse(model, products)
+
+
+def test_a_model_without_projections_is_refused():
+    model = create_model("ms_resnet_18", num_classes=10, image_size=32).eval()
+    with pytest.raises(ValueError, match="no projection to fuse"):
+        fuse(model)
+
+
+def test_what_stands_beside_projections_stays_as_it_is():
+    model, x = settled_model(attention="lrf_ssa"), pictures()
+    with torch.no_grad():
+        assert (fuse(model, "float32")(x) - model(x)).abs().max() <= 1e-3 * model(x).abs().max()
 
 
 def test_a_model_in_training_is_refused():

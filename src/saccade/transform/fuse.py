@@ -3,11 +3,12 @@
 from copy import deepcopy
 
 import torch
+from torch import nn
 
 from saccade._registry import nearest
 from saccade.attention import SpikingAttention
 from saccade.models import SpikingModel
-from saccade.nn import Projection, Stem
+from saccade.nn import Neuron, Projection, Stem
 from saccade.nn.folded import Folded, IntegerStem
 
 PRODUCTS = {
@@ -19,7 +20,7 @@ PRODUCTS = {
 
 
 def fuse(model: SpikingModel, products: str = "bfloat16") -> SpikingModel:
-    """A copy of a model for inference, in which no batch norm is left between map and neuron.
+    """A copy of a model for inference, whose projections have their batch norms folded.
 
     A folded kernel is rounded once, to the type of its products; membranes stay float32. Spikes
     therefore differ from those of the model in its own precision wherever that rounding moves a
@@ -32,8 +33,9 @@ def fuse(model: SpikingModel, products: str = "bfloat16") -> SpikingModel:
         products: "float32", "bfloat16", "float16" or "int8".
 
     Raises:
-        ValueError: for another name, a model in training mode or with neurons that learn their
-            time constant, or, with "int8", an attention that needs floating point.
+        ValueError: for another name; a model in training mode, without projections, or with
+            neurons that are more than a constant charge; convolutions outside of projections,
+            unless products are "float32"; with "int8", an attention that needs floating point.
     """
     if products not in PRODUCTS:
         raise ValueError(f"unknown products {products!r}; {nearest(products, list(PRODUCTS))}")
@@ -47,6 +49,7 @@ def fuse(model: SpikingModel, products: str = "bfloat16") -> SpikingModel:
         if isinstance(module, Projection):
             parent, _, name = path.rpartition(".")
             fused.get_submodule(parent).register_module(name, _folded(path, module, dtype))
+    _check_rest(fused, dtype)
     if dtype == torch.int8:
         for path, stem in [*fused.named_children()]:
             if isinstance(stem, Stem):
@@ -55,16 +58,31 @@ def fuse(model: SpikingModel, products: str = "bfloat16") -> SpikingModel:
 
 
 def _folded(path: str, projection: Projection, dtype: torch.dtype) -> Folded:
-    if any(True for _ in projection.neuron.parameters()):
+    neuron = projection.neuron
+    if type(neuron).forward is not Neuron.forward or any(True for _ in neuron.parameters()):
         raise ValueError(
-            f"{path} has a neuron that learns its time constant; expected one whose charge is "
-            "constant, such as 'lif'"
+            f"{path} has a {type(neuron).__name__}, which learns its time constant or steps in a "
+            "way of its own; expected a neuron whose charge is constant, such as 'lif'"
         )
     linear = projection.conv.kernel_size == (1, 1) and not projection.pools
     fits = projection.conv.in_channels % 16 == 0 and projection.conv.out_channels % 16 == 0
     if dtype == torch.int8 and not (linear and fits):
         dtype = torch.bfloat16
     return Folded(projection, dtype)
+
+
+def _check_rest(fused: SpikingModel, dtype: torch.dtype) -> None:
+    """Nothing may stay behind that the folded projections' types do not suit."""
+    if not any(isinstance(module, Folded) for module in fused.modules()):
+        raise ValueError(
+            f"a {type(fused).__name__} has no projection to fuse; expected a spiking transformer"
+        )
+    for path, module in fused.named_modules():
+        if isinstance(module, nn.Conv1d | nn.Conv2d) and dtype != torch.float32:
+            raise ValueError(
+                f"{path} is a convolution outside of any projection and stays float32; expected "
+                "products='float32'"
+            )
 
 
 def _check_integers(model: SpikingModel) -> None:
