@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from saccade.attention.ssa import fire_mix
-from saccade.ops import SURROGATE, Fire, Norm, conv, lif, norm_lif
+from saccade.ops import SURROGATE, Fire, Norm, affine_lif, conv, lif, norm_lif, project_lif
 from saccade.ops._packed import bits_of, remember
 
 pytest.importorskip("triton", reason="Triton is not installed: there are no kernels")
@@ -184,3 +184,33 @@ def test_conv(kernel: int, stride: int, packed: bool):
     got, want = (f(x, weight, stride) for f in (conv.variants["packed"][0], conv.reference))
     assert torch.equal(got, want)
     agree(gradients(got, [x, weight]), gradients(want, [x, weight]))
+
+
+@pytest.mark.parametrize("pools", [False, True])
+@pytest.mark.parametrize("steps", [(3, 3), (1, 10)], ids=["frames", "picture"])
+def test_affine_lif(pools: bool, steps: tuple[int, int]):
+    torch.manual_seed(0)
+    t, T = steps
+    y = channels_last(t, 2, 24, 5, 6)
+    scale, shift = (torch.randn(24).mul(8).round() / 8 + 1 for _ in range(2))
+    args = y, scale, shift, 0.5, 0.5, FIRES[0], T, pools, torch.int8
+    got, want = (f(*args) for f in (affine_lif.variants["triton"][0], affine_lif.reference))
+    assert got.dtype == want.dtype == torch.int8
+    assert 0.02 < want.float().mean() < 0.98
+    assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("pools", [False, True])
+@pytest.mark.parametrize(
+    ("K", "side", "stride"), [(48, 1, 1), (48, 3, 1), (16, 3, 2), (96, 3, 1), (16, 5, 1)]
+)
+@pytest.mark.parametrize("fire", [FIRES[0], FIRES[2]], ids=["hard", "soft"])
+def test_project_lif(pools: bool, K: int, side: int, stride: int, fire: Fire):
+    torch.manual_seed(0)
+    x = torch.randint(0, 4, (3, 2, 4, 5, K), dtype=torch.int8).permute(0, 1, 4, 2, 3)
+    weight = torch.randint(-127, 128, (48, side, side, K), dtype=torch.int8).permute(0, 3, 1, 2)
+    scale = torch.full((48,), 2.0**-9) * (1 + torch.arange(48) % 2)
+    args = x, weight, scale, torch.randn(48).mul(8).round() / 8, 0.5, 0.5, fire, stride, pools
+    got, want = (f(*args) for f in (project_lif.variants["triton"][0], project_lif.reference))
+    assert 0.02 < want.float().mean() < 0.98
+    assert torch.equal(got, want)

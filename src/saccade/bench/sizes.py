@@ -90,14 +90,15 @@ def _soma(m: _Maker) -> tuple[Any, ...]:
 
 def _affine_lif(m: _Maker) -> tuple[Any, ...]:
     ones = torch.ones(m.size.C, device=m.device)
-    return m.grid(m.normal) * 2, ones, ones * 0, 0.5, 0.5, Fire(), m.size.T, False
+    y = m.grid(m.normal) * 2
+    return y, ones, ones * 0, 0.5, 0.5, Fire(), m.size.T, False, y.dtype
 
 
 def _project_lif(m: _Maker) -> tuple[Any, ...]:
     C = m.size.C
-    weight = m.normal(C, C).mul(40).round().clamp(-127, 127).to(torch.int8)
+    weight = m.normal(C, C, 1, 1).mul(40).round().clamp(-127, 127).to(torch.int8)
     scale = torch.full((C,), 1 / 40 / C**0.5, device=m.device)
-    return m.grid(m.spikes).to(torch.int8), weight, scale, scale * 0, 0.5, 0.5, Fire()
+    return m.grid(m.spikes).to(torch.int8), weight, scale, scale * 0, 0.5, 0.5, Fire(), 1, False
 
 
 MAKE: dict[str, Callable[[_Maker], tuple[Any, ...]]] = {

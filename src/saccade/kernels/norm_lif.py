@@ -3,6 +3,7 @@
 import triton
 import triton.language as tl
 
+from saccade.kernels.bits import packed
 from saccade.kernels.neuron import after, charged, fires, reset_slope, slope
 
 
@@ -69,19 +70,12 @@ def statistics(
 
 
 @triton.jit
-def _packed(f, BR: tl.constexpr, BC: tl.constexpr):
-    """Eight channels a byte, the first in the lowest bit."""
-    eights = tl.reshape(f.to(tl.int32), [BR, BC // 8, 8])
-    return tl.sum(eights << tl.arange(0, 8)[None, None, :], 2).to(tl.uint8)
-
-
-@triton.jit
 def fire(
     y, coef, s, bits, rows, rest, decay, gain, pull, theta, reset, alpha,
     HARD: tl.constexpr, STRICT: tl.constexpr, T: tl.constexpr, ONCE: tl.constexpr,
-    BITS: tl.constexpr, C: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr,
+    BITS: tl.constexpr, TRAINS: tl.constexpr, C: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
-    """Norm as an affine map, and the neuron."""
+    """Norm as an affine map, and the neuron; TRAINS leaves all steps of a neuron in one word."""
     r = (tl.program_id(0) * BR + tl.arange(0, BR)).to(tl.int64)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     c8 = tl.program_id(1) * (BC // 8) + tl.arange(0, BC // 8)
@@ -93,6 +87,7 @@ def fire(
     at8 = r[:, None] * (C // 8) + c8[None, :]
     v = tl.full([BR, BC], rest, tl.float32)
     x = tl.zeros([BR, BC], tl.float32)
+    train = tl.zeros([BR, BC], tl.int32)
     for t in tl.static_range(T):
         if t == 0 or not ONCE:
             y_t = tl.load(y + t * tl.cast(rows, tl.int64) * C + at, inside, 0.0).to(tl.float32)
@@ -100,64 +95,15 @@ def fire(
         h = charged(x, v, decay, gain, pull)
         f = fires(h, theta, STRICT)
         v = after(h, f, theta, reset, HARD)
-        tl.store(s + t * tl.cast(rows, tl.int64) * C + at, f.to(s.dtype.element_ty), inside)
+        if TRAINS:
+            train |= f.to(tl.int32) << t
+        else:
+            tl.store(s + t * tl.cast(rows, tl.int64) * C + at, f.to(s.dtype.element_ty), inside)
         if BITS:
             out8 = bits + t * tl.cast(rows, tl.int64) * (C // 8) + at8
-            tl.store(out8, _packed(f, BR, BC), inside8)
-
-
-@triton.jit
-def fire_pool(
-    y, coef, s, code, bits, rows, H, W, h_out, w_out, rest, decay, gain, pull, theta, reset, alpha,
-    HARD: tl.constexpr, STRICT: tl.constexpr, T: tl.constexpr, ONCE: tl.constexpr,
-    BITS: tl.constexpr, C: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr,
-):  # fmt: skip
-    """One output of the 3x3 max-pool of stride 2 an element; `code` says which tap it came from.
-
-    Ties go to the first tap in reading order, as in torch.
-    """
-    r = tl.program_id(0) * BR + tl.arange(0, BR)
-    c = tl.program_id(1) * BC + tl.arange(0, BC)
-    c8 = tl.program_id(1) * (BC // 8) + tl.arange(0, BC // 8)
-    size = h_out * w_out
-    i_out, j_out = (r % size) // w_out, r % w_out
-    pixels = tl.cast(rows, tl.int64) // size * H * W
-    middle = ((r // size).to(tl.int64) * H + 2 * i_out) * W + 2 * j_out
-    centre = y + middle[:, None] * C + c[None, :]
-    a = tl.load(coef + 2 * C + c, c < C, 0.0)[None, :]
-    b = tl.load(coef + 3 * C + c, c < C, 0.0)[None, :]
-    taps = ()
-    for t in tl.static_range(T):
-        taps = taps + (tl.full([BR, BC], 9, tl.int32),)
-    for tap in tl.static_range(9):
-        i, j = 2 * i_out - 1 + tap // 3, 2 * j_out - 1 + tap % 3
-        there = (r < rows) & (i >= 0) & (i < H) & (j >= 0) & (j < W)
-        inside = there[:, None] & (c < C)[None, :]
-        pixel = centre + ((tap // 3 - 1) * W + tap % 3 - 1) * C
-        v = tl.full([BR, BC], rest, tl.float32)
-        x = tl.zeros([BR, BC], tl.float32)
-        found = ()
-        for t in tl.static_range(T):
-            if t == 0 or not ONCE:
-                x = a * tl.load(pixel + t * pixels * C, inside, 0.0).to(tl.float32) + b
-            h = charged(x, v, decay, gain, pull)
-            f = fires(h, theta, STRICT)
-            v = after(h, f, theta, reset, HARD)
-            found = found + (tl.where(f & inside, tl.minimum(taps[t], tap), taps[t]),)
-        taps = found
-    first = tl.where(i_out == 0, 3, 0) + tl.where(j_out == 0, 1, 0)
-    inside = (r < rows)[:, None] & (c < C)[None, :]
-    inside8 = (r < rows)[:, None] & (c8 < C // 8)[None, :]
-    at = r.to(tl.int64)[:, None] * C + c[None, :]
-    at8 = r.to(tl.int64)[:, None] * (C // 8) + c8[None, :]
-    for t in tl.static_range(T):
-        f = taps[t] < 9
-        out = t * tl.cast(rows, tl.int64) * C + at
-        tl.store(s + out, f.to(s.dtype.element_ty), inside)
-        if BITS:
-            tl.store(code + out, tl.where(f, taps[t], first[:, None]).to(tl.uint8), inside)
-            out8 = t * tl.cast(rows, tl.int64) * (C // 8) + at8
-            tl.store(bits + out8, _packed(f, BR, BC), inside8)
+            tl.store(out8, packed(f, BR, BC), inside8)
+    if TRAINS:
+        tl.store(s + at, train.to(s.dtype.element_ty), inside)
 
 
 @triton.jit

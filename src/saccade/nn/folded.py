@@ -5,7 +5,6 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from saccade.nn.layers import Projection
-from saccade.nn.stems import Stem
 from saccade.ops import affine_lif, conv, project_lif
 
 
@@ -15,15 +14,17 @@ class Folded(nn.Module):
     Args:
         projection: in evaluation mode, with a neuron whose charge is constant.
         dtype: of the kernel. torch.int8 rounds each output channel to 255 equal steps and takes
-            integers of eight bits; its spikes leave as int8. Any other type rounds the folded
-            kernel to it, and its spikes leave in it.
+            integers of eight bits. Any other type rounds the folded kernel to it.
+        emits: type of the spikes; that of the kernel unless given.
     """
 
     weight: Tensor
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, projection: Projection, dtype: torch.dtype) -> None:
+    def __init__(
+        self, projection: Projection, dtype: torch.dtype, *, emits: torch.dtype | None = None
+    ) -> None:
         super().__init__()
         norm, layer = projection.norm, projection.conv
         assert norm.running_mean is not None
@@ -35,36 +36,20 @@ class Folded(nn.Module):
         if dtype == torch.int8:
             scale = weight.abs().amax((1, 2, 3)).clamp(min=1e-12) / 127
             weight = (weight / scale[:, None, None, None]).round()
-        self.register_buffer("weight", weight.to(dtype))
+        kernel = weight.to(dtype).contiguous(memory_format=torch.channels_last)
+        self.register_buffer("weight", kernel)
         self.register_buffer("scale", scale)
         self.register_buffer("shift", shift)
         self.neuron, self.pools, self.stride = projection.neuron, projection.pools, layer.stride[0]
+        self.emits = emits or dtype
 
     def forward(self, x: Shaped[Tensor, "T B C H W"]) -> Shaped[Tensor, "T B D h w"]:
-        """Integers or reals in, spikes out, in the type of the kernel."""
-        charge, fire = self.neuron.charge(), self.neuron.fire
+        """Integers or reals in, spikes out."""
+        known, cell = (self.scale, self.shift), (*self.neuron.charge(), self.neuron.fire)
         if self.weight.dtype == torch.int8:
-            matrix = self.weight[:, :, 0, 0]
-            s: Tensor = project_lif(x, matrix, self.scale, self.shift, *charge, fire)
+            s: Tensor = project_lif(x, self.weight, *known, *cell, self.stride, self.pools)
             return s
         once = x[:1] if len(x) > 1 and x.stride(0) == 0 else x
         y = conv(once.to(self.weight.dtype), self.weight, self.stride)
-        s = affine_lif(y, self.scale, self.shift, *charge, fire, len(x), self.pools)
+        s = affine_lif(y, *known, *cell, len(x), self.pools, self.emits)
         return s
-
-
-class IntegerStem(Stem):
-    """A stem whose tokens leave as int8: they are small integers.
-
-    Args:
-        stem: whose tokens are integers up to 127.
-    """
-
-    def __init__(self, stem: Stem) -> None:
-        super().__init__()
-        self.stem, self.frame, self.grid = stem, stem.frame, stem.grid
-
-    def forward(self, x: Shaped[Tensor, "T B *frame"]) -> Shaped[Tensor, "T B C H W"]:
-        """Pictures in, integers of eight bits out."""
-        tokens: Tensor = self.stem(x)
-        return tokens.to(torch.int8)

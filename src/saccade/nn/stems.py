@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import ClassVar
 
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -51,7 +51,7 @@ class Stem(nn.Module, ABC):
     grid: tuple[int, int]
 
     @abstractmethod
-    def forward(self, x: Float[Tensor, "T B *frame"]) -> Float[Tensor, "T B C H W"]:
+    def forward(self, x: Float[Tensor, "T B *frame"]) -> Real[Tensor, "T B C H W"]:
         """Cut frames into tokens."""
 
 
@@ -117,7 +117,7 @@ class SPS(Stem):
         self.after = nn.Sequential(*after)
         self.position = Projection(channels[-1], channels[-1], kernel=3, neuron=neuron)
 
-    def forward(self, x: Float[Tensor, "T B Cin Hin Win"]) -> Float[Tensor, "T B C H W"]:
+    def forward(self, x: Float[Tensor, "T B Cin Hin Win"]) -> Real[Tensor, "T B C H W"]:
         """Pictures in, integer tokens out."""
         x = self.after(self.stages(x))
         y: Tensor = x + self.position(x)
@@ -171,7 +171,7 @@ class SCS(Stem):
         self.expand = nn.Sequential(*(Projection(a, b, kernel=3, neuron=neuron) for a, b in pair))
         self.position = Projection(dim, dim, kernel=3, neuron=neuron)
 
-    def forward(self, x: Float[Tensor, "T B Cin Hin Win"]) -> Float[Tensor, "T B C H W"]:
+    def forward(self, x: Float[Tensor, "T B Cin Hin Win"]) -> Real[Tensor, "T B C H W"]:
         """Pictures in, integer tokens out."""
         x = self.stages(x)
         if len(self.expand):
@@ -218,7 +218,7 @@ class FoldedSPS(Stem):
         self.sps = SPS(in_channels, dim, image_size=image_size, neuron=neuron, pools=pools)
         self.frame, self.grid = (features,), self.sps.grid
 
-    def forward(self, x: Float[Tensor, "T B F"]) -> Float[Tensor, "T B C H W"]:
+    def forward(self, x: Float[Tensor, "T B F"]) -> Real[Tensor, "T B C H W"]:
         """Series in, integer tokens out."""
         T, B, _ = x.shape
         C, H, W = self.sps.frame

@@ -3,7 +3,7 @@
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
-from torch.nn.functional import max_pool2d
+from torch.nn.functional import conv2d, max_pool2d
 
 from saccade.ops._op import Op
 from saccade.ops._triton import AVAILABLE, MISSING
@@ -20,7 +20,8 @@ def _affine_reference(
     fire: Fire,
     steps: int,
     pools: bool,
-) -> Float[Tensor, "T B C h w"]:
+    dtype: torch.dtype,
+) -> Shaped[Tensor, "T B C h w"]:
     """Spikes of the current scale y + shift, which is taken in at least float32.
 
     Args:
@@ -29,36 +30,43 @@ def _affine_reference(
         decay, gain, fire: as for `saccade.ops.lif`.
         steps: T.
         pools: whether a 3x3 max-pool of stride 2 follows.
+        dtype: of the spikes.
     """
     wide = torch.promote_types(y.dtype, torch.float32)
     x = y.to(wide) * scale[:, None, None].to(wide) + shift[:, None, None].to(wide)
-    s = lif_scan(x.expand(steps, *y.shape[1:]), None, decay, gain, fire)[0].to(y.dtype)
+    s = lif_scan(x.expand(steps, *y.shape[1:]), None, decay, gain, fire)[0]
+    return _pooled(s, pools).to(dtype)
+
+
+def _pooled(s: Float[Tensor, "T B C H W"], pools: bool) -> Float[Tensor, "T B C h w"]:
     if not pools:
         return s
-    pooled = max_pool2d(s.flatten(0, 1), 3, 2, 1)
-    return pooled.view(steps, -1, *pooled.shape[1:])
+    frames = max_pool2d(s.flatten(0, 1), 3, 2, 1)
+    return frames.view(len(s), -1, *frames.shape[1:])
 
 
-def _affine_example() -> tuple[Tensor, Tensor, Tensor, float, float, Fire, int, bool]:
+def _affine_example() -> tuple[Tensor, Tensor, Tensor, float, float, Fire, int, bool, torch.dtype]:
     g = torch.Generator().manual_seed(0)
     y = torch.randn(3, 2, 5, 6, 16, generator=g).mul(64).round().div(64).permute(0, 1, 4, 2, 3)
     scale, shift = (torch.randn(16, generator=g).mul(8).round() / 8 + 1 for _ in range(2))
-    return y, scale, shift, 0.5, 0.5, Fire(), 3, True
+    return y, scale, shift, 0.5, 0.5, Fire(), 3, True, torch.float32
 
 
 affine_lif = Op("affine_lif", _affine_reference, _affine_example, learns=False)
-"""affine_lif(y, scale, shift, decay, gain, fire, steps, pools) -> spikes, for inference."""
+"""affine_lif(y, scale, shift, decay, gain, fire, steps, pools, dtype) -> spikes, for inference."""
 
 
 def _project_reference(
     x: Shaped[Tensor, "T B K H W"],
-    weight: Shaped[Tensor, "N K"],
+    weight: Shaped[Tensor, "N K k k"],
     scale: Float[Tensor, " N"],
     shift: Float[Tensor, " N"],
     decay: float,
     gain: float,
     fire: Fire,
-) -> Shaped[Tensor, "T B N H W"]:
+    stride: int,
+    pools: bool,
+) -> Shaped[Tensor, "T B N h w"]:
     """Spikes, as int8, of integers that meet integer weights.
 
     Args:
@@ -66,21 +74,25 @@ def _project_reference(
         weight: int8; the sums are exact.
         scale, shift: of each output channel; the current is scale * sum + shift, in float32.
         decay, gain, fire: as for `saccade.ops.lif`.
+        stride: of the convolution, whose padding is k // 2.
+        pools: whether a 3x3 max-pool of stride 2 follows.
     """
-    rows = x.permute(0, 1, 3, 4, 2).double() @ weight.double().T
-    current = (rows.float() * scale + shift).permute(0, 1, 4, 2, 3)
-    return lif_scan(current, None, decay, gain, fire)[0].to(torch.int8)
+    frames = x.flatten(0, 1).double()
+    sums = conv2d(frames, weight.double(), None, stride, weight.shape[-1] // 2).float()
+    y = (sums * scale[:, None, None] + shift[:, None, None]).view(len(x), -1, *sums.shape[1:])
+    return _pooled(lif_scan(y, None, decay, gain, fire)[0], pools).to(torch.int8)
 
 
-def _project_example() -> tuple[Tensor, Tensor, Tensor, Tensor, float, float, Fire]:
+def _project_example() -> tuple[Tensor, Tensor, Tensor, Tensor, float, float, Fire, int, bool]:
     g = torch.Generator().manual_seed(0)
     x = torch.randint(0, 4, (3, 2, 4, 5, 48), generator=g).to(torch.int8).permute(0, 1, 4, 2, 3)
-    weight = torch.randint(-127, 128, (32, 48), generator=g).to(torch.int8)
-    return x, weight, torch.full((32,), 1 / 512), torch.ones(32) / 2, 0.5, 0.5, Fire()
+    weight = torch.randint(-127, 128, (32, 3, 3, 48), generator=g).to(torch.int8)
+    scale, shift = torch.full((32,), 1 / 1024), torch.ones(32) / 2
+    return x, weight.permute(0, 3, 1, 2), scale, shift, 0.5, 0.5, Fire(), 1, True
 
 
 project_lif = Op("project_lif", _project_reference, _project_example, learns=False)
-"""project_lif(x, weight, scale, shift, decay, gain, fire) -> spikes int8, for inference."""
+"""project_lif(x, weight, scale, shift, decay, gain, fire, stride, pools) -> spikes int8."""
 
 
 if AVAILABLE:

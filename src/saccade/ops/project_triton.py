@@ -3,23 +3,24 @@
 import torch
 from torch import Tensor
 
-from saccade.kernels import norm_lif as norm_kernels
 from saccade.kernels import project as kernels
 from saccade.ops._triton import FLAGS, launch, operator, tiles
 from saccade.ops._triton import refuses as no_kernel
 from saccade.ops.lif.constants import constants, fire_of, scalars
 from saccade.ops.lif.reference import Fire
-from saccade.ops.norm_lif.triton import channels_last_memory, fire_tile, pooled_side
+from saccade.ops.norm_lif.triton import channels_last_memory, fire_steps, pool, pooled_side, word
 
 ROWS, COLUMNS, DEPTH, WARPS, STAGES, GROUP = 64, 128, 128, 8, 3, 8
-"""Tile of the product: tokens, channels and inputs at once."""
+"""Tile of the product: places, output channels and inputs at once."""
+LEAST = 32
+"""Inputs that 8-bit products of the tensor cores take at once."""
 STEPS = 4
 """T up to which the accumulators of all steps fit in registers."""
 
 
 def affine_refuses(
     y: Tensor, scale: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire, steps: int,
-    pools: bool,
+    pools: bool, dtype: torch.dtype,
 ) -> str | None:  # fmt: skip
     """For inference: no gradient."""
     if torch.is_grad_enabled() and y.requires_grad:
@@ -31,39 +32,38 @@ def affine_refuses(
 
 @operator("affine_fire")
 def _affine(
-    y: Tensor, scale: Tensor, shift: Tensor, steps: int, pools: bool, decay: float, gain: float,
-    v_threshold: float, v_reset: float | None, v_rest: float, strict: bool, detach_reset: bool,
-    surrogate: str, alpha: float,
+    y: Tensor, scale: Tensor, shift: Tensor, steps: int, pools: bool, dtype: torch.dtype,
+    decay: float, gain: float, v_threshold: float, v_reset: float | None, v_rest: float,
+    strict: bool, detach_reset: bool, surrogate: str, alpha: float,
 ) -> Tensor:  # fmt: skip
     fire = fire_of(v_threshold, v_reset, v_rest, strict, detach_reset, surrogate, alpha)
     _, B, C, H, W = y.shape
     coef = torch.stack((scale, shift, scale, shift)).float()
     h, w = (pooled_side(H), pooled_side(W)) if pools else (H, W)
-    s = channels_last_memory(y, steps, B, C, h, w, dtype=y.dtype)
-    BR, BC = fire_tile(C, steps)
-    common = {"T": steps, "ONCE": len(y) < steps, "BITS": False, "C": C, "BR": BR, "BC": BC}
-    common |= constants(decay, gain, fire) | FLAGS
-    grid, rows = (tiles(B * h * w, BR), tiles(C, BC)), B * h * w
-    if pools:
-        sizes = rows, H, W, h, w, fire.rest
-        launch(norm_kernels.fire_pool, grid, y, coef, s, s, s, *sizes, **common)
-    else:
-        launch(norm_kernels.fire, grid, y, coef, s, s, rows, fire.rest, **common)
+    s = channels_last_memory(y, steps, B, C, h, w, dtype=dtype)
+    neuron = constants(decay, gain, fire)
+    if not pools:
+        fire_steps(y, coef, s, s, fire.rest, steps, neuron)
+        return s
+    trains = channels_last_memory(y, 1, B, C, H, W, dtype=word(steps))
+    fire_steps(y, coef, trains, s, fire.rest, steps, neuron, trains=True)
+    pool(trains, s, s, s)
     return s
 
 
 def affine(
     y: Tensor, scale: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire, steps: int,
-    pools: bool,
+    pools: bool, dtype: torch.dtype,
 ) -> Tensor:  # fmt: skip
     """See `saccade.ops.affine_lif`."""
-    s: Tensor = _affine(y, scale, shift, steps, pools, decay, gain, *scalars(fire))
+    s: Tensor = _affine(y, scale, shift, steps, pools, dtype, decay, gain, *scalars(fire))
     return s
 
 
 def project_refuses(
-    x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire
-) -> str | None:
+    x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire,
+    stride: int, pools: bool,
+) -> str | None:  # fmt: skip
     """Eight bits, channels last in memory, 16 | K, and few steps."""
     if x.dtype != torch.int8 or weight.dtype != torch.int8:
         return f"{x.dtype} spikes and {weight.dtype} weights, not int8"
@@ -71,32 +71,46 @@ def project_refuses(
         return f"T={len(x)} is more than the {STEPS} steps that fit in registers"
     if x.shape[2] % 16 or len(weight) % 16:
         return f"16 does not divide {x.shape[2]} and {len(weight)} channels"
-    if not x.permute(0, 1, 3, 4, 2).is_contiguous():
-        return "the spikes are not channels-last in memory"
+    rows, kernel = x.permute(0, 1, 3, 4, 2), weight.permute(0, 2, 3, 1)
+    if not (rows.is_contiguous() and kernel.is_contiguous()):
+        return "spikes or weights are not channels-last in memory"
     return no_kernel(scale, len(x))
+
+
+def _depth(K: int) -> int:
+    """Inputs at once: those that leave the least empty, and of them the most."""
+    return min((DEPTH, DEPTH // 2, LEAST), key=lambda size: tiles(K, size) * size)
 
 
 @operator("project_fire")
 def _project(
-    x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, decay: float, gain: float,
-    v_threshold: float, v_reset: float | None, v_rest: float, strict: bool, detach_reset: bool,
-    surrogate: str, alpha: float,
+    x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, stride: int, pools: bool,
+    decay: float, gain: float, v_threshold: float, v_reset: float | None, v_rest: float,
+    strict: bool, detach_reset: bool, surrogate: str, alpha: float,
 ) -> Tensor:  # fmt: skip
     fire = fire_of(v_threshold, v_reset, v_rest, strict, detach_reset, surrogate, alpha)
-    T, B, K, H, W = x.shape
-    M, N = B * H * W, len(weight)
-    s = channels_last_memory(x, T, B, N, H, W, dtype=torch.int8)
+    (T, B, K, H, W), (N, _, side, _) = x.shape, weight.shape
+    h, w = ((length - 1) // stride + 1 for length in (H, W))
+    M = B * h * w
+    steps, dtype = (1, word(T)) if pools else (T, torch.int8)
+    s = channels_last_memory(x, steps, B, N, h, w, dtype=dtype)
     launch(
-        kernels.project, (tiles(M, ROWS) * tiles(N, COLUMNS),), x, weight, scale, shift, s, M,
-        fire.rest, T=T, N=N, K=K, BM=ROWS, BN=COLUMNS, BK=DEPTH, GROUP=GROUP,
-        num_warps=WARPS, num_stages=STAGES, **constants(decay, gain, fire), **FLAGS,
+        kernels.project, (tiles(M, ROWS) * tiles(N, COLUMNS),), x, weight, scale, shift, s,
+        M, H, W, h, w, fire.rest, T=T, N=N, K=K, SIDE=side, STRIDE=stride, TRAINS=pools,
+        BM=ROWS, BN=COLUMNS, BK=_depth(K), GROUP=GROUP, num_warps=WARPS, num_stages=STAGES,
+        **constants(decay, gain, fire), **FLAGS,
     )  # fmt: skip
-    return s
+    if not pools:
+        return s
+    pooled = channels_last_memory(x, T, B, N, pooled_side(h), pooled_side(w), dtype=torch.int8)
+    pool(s, pooled, pooled, pooled)
+    return pooled
 
 
 def project(
-    x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire
-) -> Tensor:
+    x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire,
+    stride: int, pools: bool,
+) -> Tensor:  # fmt: skip
     """See `saccade.ops.project_lif`."""
-    s: Tensor = _project(x, weight, scale, shift, decay, gain, *scalars(fire))
+    s: Tensor = _project(x, weight, scale, shift, stride, pools, decay, gain, *scalars(fire))
     return s

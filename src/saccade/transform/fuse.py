@@ -8,8 +8,9 @@ from torch import nn
 from saccade._registry import nearest
 from saccade.attention import SpikingAttention
 from saccade.models import SpikingModel
-from saccade.nn import Neuron, Projection, Stem
-from saccade.nn.folded import Folded, IntegerStem
+from saccade.models.transformer import SpikingTransformer
+from saccade.nn import Neuron, Projection
+from saccade.nn.folded import Folded
 
 PRODUCTS = {
     "float32": torch.float32,
@@ -24,9 +25,10 @@ def fuse(model: SpikingModel, products: str = "bfloat16") -> SpikingModel:
 
     A folded kernel is rounded once, to the type of its products; membranes stay float32. Spikes
     therefore differ from those of the model in its own precision wherever that rounding moves a
-    current across the threshold: measure the accuracy. With "int8" the linear maps of the blocks
+    current across the threshold: measure the accuracy. With "int8" the convolutions and linear maps
     take spikes and residual sums as the integers that they are, exactly, and round only weights;
-    the convolutions of the stem stay bfloat16.
+    the first one, which sees the picture, and those whose channels 16 does not divide have
+    bfloat16 kernels.
 
     Args:
         model: in evaluation mode.
@@ -35,7 +37,8 @@ def fuse(model: SpikingModel, products: str = "bfloat16") -> SpikingModel:
     Raises:
         ValueError: for another name; a model in training mode, without projections, or with
             neurons that are more than a constant charge; convolutions outside of projections,
-            unless products are "float32"; with "int8", an attention that needs floating point.
+            unless products are "float32"; with "int8", an attention that needs floating point,
+            or more blocks than eight bits can add up.
     """
     if products not in PRODUCTS:
         raise ValueError(f"unknown products {products!r}; {nearest(products, list(PRODUCTS))}")
@@ -45,30 +48,25 @@ def fuse(model: SpikingModel, products: str = "bfloat16") -> SpikingModel:
     if dtype == torch.int8:
         _check_integers(model)
     fused = deepcopy(model).requires_grad_(False)
-    for path, module in [*fused.named_modules()]:
-        if isinstance(module, Projection):
-            parent, _, name = path.rpartition(".")
-            fused.get_submodule(parent).register_module(name, _folded(path, module, dtype))
+    found = [(path, m) for path, m in fused.named_modules() if isinstance(m, Projection)]
+    for n, (path, projection) in enumerate(found):
+        parent, _, name = path.rpartition(".")
+        folded = _folded(path, projection, dtype, sees_picture=n == 0)
+        fused.get_submodule(parent).register_module(name, folded)
     _check_rest(fused, dtype)
-    if dtype == torch.int8:
-        for path, stem in [*fused.named_children()]:
-            if isinstance(stem, Stem):
-                fused.register_module(path, IntegerStem(stem))
     return fused
 
 
-def _folded(path: str, projection: Projection, dtype: torch.dtype) -> Folded:
+def _folded(path: str, projection: Projection, dtype: torch.dtype, *, sees_picture: bool) -> Folded:
     neuron = projection.neuron
     if type(neuron).forward is not Neuron.forward or any(True for _ in neuron.parameters()):
         raise ValueError(
             f"{path} has a {type(neuron).__name__}, which learns its time constant or steps in a "
             "way of its own; expected a neuron whose charge is constant, such as 'lif'"
         )
-    linear = projection.conv.kernel_size == (1, 1) and not projection.pools
     fits = projection.conv.in_channels % 16 == 0 and projection.conv.out_channels % 16 == 0
-    if dtype == torch.int8 and not (linear and fits):
-        dtype = torch.bfloat16
-    return Folded(projection, dtype)
+    kernel = torch.bfloat16 if dtype == torch.int8 and (sees_picture or not fits) else dtype
+    return Folded(projection, kernel, emits=dtype)
 
 
 def _check_rest(fused: SpikingModel, dtype: torch.dtype) -> None:
@@ -86,6 +84,11 @@ def _check_rest(fused: SpikingModel, dtype: torch.dtype) -> None:
 
 
 def _check_integers(model: SpikingModel) -> None:
+    if isinstance(model, SpikingTransformer) and (most := 3 + 2 * model.config.depth) > 127:
+        raise ValueError(
+            f"got {model.config.depth} blocks, whose residual sums reach {most}; eight bits end at "
+            "127, so expected at most 62 blocks, or products='bfloat16'"
+        )
     for path, module in model.named_modules():
         if isinstance(module, SpikingAttention) and not module.takes_integers:
             raise ValueError(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from saccade.kernels import norm_lif as kernels
+from saccade.kernels import pool as pool_kernels
 from saccade.ops._packed import remember
 from saccade.ops._triton import (
     FLAGS,
@@ -32,6 +33,8 @@ from saccade.ops.norm_lif.reference import Norm
 
 PROGRAMS = 1056
 """Programs that leave partial sums, at most: enough to fill any card, few enough to add up."""
+Pass = dict[str, Any]
+"""Keyword arguments of a kernel."""
 TALL = (256, 8)
 """Partial sums and channels that are added up at once."""
 
@@ -115,24 +118,47 @@ def _run(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Spikes, their bits (eight channels a byte), and where each pooled spike came from."""
     fire = fire_of(v_threshold, v_reset, v_rest, strict, detach_reset, surrogate, alpha)
-    (rows, C), (_, B, _, H, W) = _shape(y), y.shape
+    _, B, C, H, W = y.shape
     h, w = (pooled_side(H), pooled_side(W)) if pools else (H, W)
     s = channels_last_memory(y, steps, B, C, h, w, dtype=y.dtype)
     bits = torch.empty((steps, B, h, w, C // 8) if keeps else 0, dtype=torch.uint8, device=y.device)
-    BR, BC = fire_tile(C, steps)
-    common = {
-        "T": steps, "ONCE": len(y) < steps, "BITS": keeps, "C": C, "BR": BR, "BC": BC,
-    }  # fmt: skip
-    common |= constants(decay, gain, fire) | FLAGS
-    grid = tiles(B * h * w, BR), tiles(C, BC)
+    neuron = constants(decay, gain, fire)
     if not pools:
-        launch(kernels.fire, grid, y, coef, s, bits, rows, fire.rest, **common)
+        fire_steps(y, coef, s, bits, fire.rest, steps, neuron, keeps=keeps)
         return s, bits, torch.empty(0, dtype=torch.uint8, device=y.device)
     code = channels_last_memory(y, *s.shape, dtype=torch.uint8) if keeps else torch.empty_like(bits)
-    launch(
-        kernels.fire_pool, grid, y, coef, s, code, bits, B * h * w, H, W, h, w, fire.rest, **common
-    )
+    trains = channels_last_memory(y, 1, B, C, H, W, dtype=word(steps))
+    fire_steps(y, coef, trains, bits, fire.rest, steps, neuron, trains=True)
+    pool(trains, s, code, bits, keeps=keeps)
     return s, bits, code
+
+
+def fire_steps(
+    y: Tensor, coef: Tensor, s: Tensor, bits: Tensor, rest: float, steps: int, neuron: Pass, *,
+    keeps: bool = False, trains: bool = False,
+) -> None:  # fmt: skip
+    """Spikes of the current coef[2] y + coef[3] to `s`; or their trains, [1 B C H W] words."""
+    rows, C = _shape(y)
+    BR, BC = fire_tile(C, steps)
+    launch(
+        kernels.fire, (tiles(rows, BR), tiles(C, BC)), y, coef, s, bits, rows, rest, T=steps,
+        ONCE=len(y) < steps, BITS=keeps, TRAINS=trains, C=C, BR=BR, BC=BC, **neuron, **FLAGS,
+    )  # fmt: skip
+
+
+def pool(trains: Tensor, s: Tensor, code: Tensor, bits: Tensor, *, keeps: bool = False) -> None:
+    """The 3x3 max-pool of stride 2 of trains [1 B C H W] to spikes [T B C h w]."""
+    (T, B, C, h, w), (H, W) = s.shape, trains.shape[3:]
+    BR, BC = fire_tile(C, T if keeps else 1)
+    launch(
+        pool_kernels.pool, (tiles(B * h * w, BR), tiles(C, BC)), trains, s, code, bits, B * h * w,
+        H, W, h, w, T=T, KEEPS=keeps, C=C, BR=BR, BC=BC,
+    )  # fmt: skip
+
+
+def word(steps: int) -> torch.dtype:
+    """The smallest integers that have a bit for each step."""
+    return torch.uint8 if steps <= 8 else torch.int16 if steps <= 16 else torch.int32
 
 
 @operator("norm_fire_backward")
@@ -146,10 +172,6 @@ def _run_back(
     pass_over = _back_pooled if pools else _back_plain
     neuron = constants(decay, gain, fire) | {"DETACH": detach_reset, "KIND": surrogate}
     return pass_over(y, coef, grad_s, code, batch, steps, fire.rest, neuron)
-
-
-Pass = dict[str, Any]
-"""Keyword arguments of a kernel."""
 
 
 def _back_plain(
