@@ -1,5 +1,7 @@
 """Launches of the inference kernels; see `saccade.ops.project`."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -10,10 +12,8 @@ from saccade.ops.lif.constants import constants, fire_of, scalars
 from saccade.ops.lif.reference import Fire
 from saccade.ops.norm_lif.triton import channels_last_memory, fire_steps, pool, pooled_side, word
 
-ROWS, COLUMNS, DEPTH, WARPS, STAGES, GROUP = 64, 128, 128, 8, 3, 8
-"""Tile of the product: places, output channels and inputs at once."""
-LEAST = 32
-"""Inputs that 8-bit products of the tensor cores take at once."""
+GROUP = 16
+"""Tiles of places that are worked on before the next tile of output channels."""
 STEPS = 4
 """T up to which the accumulators of all steps fit in registers."""
 
@@ -77,9 +77,26 @@ def project_refuses(
     return no_kernel(scale, len(x))
 
 
-def _depth(K: int) -> int:
-    """Inputs at once: those that leave the least empty, and of them the most."""
-    return min((DEPTH, DEPTH // 2, LEAST), key=lambda size: tiles(K, size) * size)
+class Tile(NamedTuple):
+    """Places, output channels and inputs that a program takes at once, and how it is launched."""
+
+    BM: int
+    BN: int
+    BK: int
+    num_warps: int
+    num_stages: int
+
+
+def tile_of(N: int, K: int) -> Tile:
+    """The fastest on an H200 of those that leave least empty; see docs/performance.md."""
+    BK, BN = _least_empty(K), _least_empty(N)
+    if BK == BN == 128:
+        return Tile(64, 128, BK, 8, 3)
+    return Tile(128, 32, BK, 4, 3) if BN == 32 else Tile(64, 64, BK, 4, 4)
+
+
+def _least_empty(n: int) -> int:
+    return min((128, 64, 32), key=lambda size: tiles(n, size) * size)
 
 
 @operator("project_fire")
@@ -93,12 +110,12 @@ def _project(
     h, w = ((length - 1) // stride + 1 for length in (H, W))
     M = B * h * w
     steps, dtype = (1, word(T)) if pools else (T, torch.int8)
+    tile = tile_of(N, K)
     s = channels_last_memory(x, steps, B, N, h, w, dtype=dtype)
     launch(
-        kernels.project, (tiles(M, ROWS) * tiles(N, COLUMNS),), x, weight, scale, shift, s,
+        kernels.project, (tiles(M, tile.BM) * tiles(N, tile.BN),), x, weight, scale, shift, s,
         M, H, W, h, w, fire.rest, T=T, N=N, K=K, SIDE=side, STRIDE=stride, TRAINS=pools,
-        BM=ROWS, BN=COLUMNS, BK=_depth(K), GROUP=GROUP, num_warps=WARPS, num_stages=STAGES,
-        **constants(decay, gain, fire), **FLAGS,
+        GROUP=GROUP, **tile._asdict(), **constants(decay, gain, fire), **FLAGS,
     )  # fmt: skip
     if not pools:
         return s
