@@ -21,7 +21,7 @@ from saccade.transform import fuse
 GROUPS = {
     "convolution": ("xmma", "cudnn", "implicit", "nchwToNhwc", "nhwcToNchw"),
     "matrix product": ("nvjet", "gemm", "cutlass", "splitK"),
-    "norm + neuron, forward": ("sums", "statistics", "fire_pool", "fire"),
+    "norm + neuron, forward": ("sums", "statistics", "fire", "pool"),
     "norm + neuron, backward": ("back_pool", "back_norm", "back", "total"),
     "attention": ("pairs", "back_queries", "back_pairs"),
     "8-bit product + neuron": ("project",),
@@ -53,8 +53,9 @@ def counted(model: torch.nn.Module, x: torch.Tensor, *, train: bool) -> dict[str
             counts[kind][0] += 2 * out.numel() * w[0].numel() * (3 if train else 1)
             counts[kind][1] += sum(size) * (3 if train else 1)
         elif op.name == "project_lif":
-            w = args[1]
-            counts["8-bit product + neuron"][0] += 2 * out.numel() * w[0].numel()
+            x, w, stride = args[0], args[1], args[7]
+            places = x.numel() // x.shape[2] // stride**2
+            counts["8-bit product + neuron"][0] += 2 * places * w.numel()
             counts["8-bit product + neuron"][1] += sum(size)
         elif op.name in ("norm_lif", "affine_lif"):
             y, s = size[0], size[-1]

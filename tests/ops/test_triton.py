@@ -13,6 +13,8 @@ from saccade.ops._packed import bits_of, remember
 
 pytest.importorskip("triton", reason="Triton is not installed: there are no kernels")
 from saccade.ops.conv.packed import _unpacked
+from saccade.ops.ssa import MANTISSA, bits_needed
+from saccade.ops.ssa import refuses as ssa_refuses
 
 FIRES = [
     Fire(v_reset=reset, detach_reset=detach, strict=strict, surrogate=surrogate)
@@ -214,3 +216,28 @@ def test_project_lif(pools: bool, K: int, side: int, stride: int, fire: Fire):
     got, want = (f(*args) for f in (project_lif.variants["triton"][0], project_lif.reference))
     assert 0.02 < want.float().mean() < 0.98
     assert torch.equal(got, want)
+
+
+def test_ssa_steps_aside_where_float32_is_not_exact():
+    hard, soft = Fire(v_threshold=0.5), Fire(v_threshold=0.5, v_reset=None)
+    # 196 tokens x 64 channels; behind the point three bits of the scale, one of gain and each step
+    assert bits_needed(4, 196 * 64, 0.125, 0.5, 0.5, hard) == 14  # those of the count itself
+    assert bits_needed(20, 196 * 64, 0.125, 0.5, 0.5, hard) == 4 + 19
+    assert bits_needed(4, 196 * 64, 0.125, 0.5, 0.5, soft) == 7 + 12  # up to 784 x 4
+    assert bits_needed(1, 2**24, 0.125, 0.5, 0.5, hard) == 25
+    assert bits_needed(4, 100, 1 / 3, 0.5, 0.5, hard) == 7  # rounds anyway
+    q = torch.zeros(22, 1, 2, 2, 16).permute(0, 1, 4, 2, 3)
+    assert "take 25 bits" in (ssa_refuses(q, q, q, 1, 0.125, 0.5, 0.5, hard) or "")
+
+
+def test_ssa_is_exact_at_the_bound():
+    torch.manual_seed(0)
+    q, k, v = ((torch.rand(21, 1, 4, 4, 16) < 0.3).float().permute(0, 1, 4, 2, 3) for _ in "qkv")
+    args = 1, 0.125, 0.5, 0.5, Fire(v_threshold=4.0)
+    assert bits_needed(21, 16 * 16, *args[1:]) == MANTISSA + 3
+    args = 1, 0.125, 0.5, 0.5, Fire(v_threshold=0.5)
+    assert bits_needed(21, 16 * 16, *args[1:]) == MANTISSA
+    got = fire_mix.variants["triton"][0](q, k, v, *args)
+    want = fire_mix.reference(*(x.double() for x in (q, k, v)), *args)
+    assert 0.02 < want.mean() < 0.98
+    assert torch.equal(got.double(), want)
