@@ -150,4 +150,4 @@ def test_unknown_names():
         bench_ops(size="smal", settings=QUICK)
     with pytest.raises(ValueError, match="no op matches 'liff'; did you mean 'lif'"):
         bench_ops("liff", settings=QUICK)
-    assert set(SIZES) == {"small", "cifar", "imagenet"}
+    assert set(SIZES) == {"small", "cifar", "imagenet", "large"}

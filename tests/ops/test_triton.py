@@ -8,7 +8,17 @@ import torch
 from torch import Tensor
 
 from saccade.attention.ssa import fire_mix
-from saccade.ops import SURROGATE, Fire, Norm, affine_lif, conv, lif, norm_lif, project_lif
+from saccade.ops import (
+    SURROGATE,
+    Fire,
+    Norm,
+    affine_lif,
+    conv,
+    lif,
+    norm_lif,
+    project_lif,
+    sense_lif,
+)
 from saccade.ops._packed import bits_of, remember
 
 pytest.importorskip("triton", reason="Triton is not installed: there are no kernels")
@@ -241,3 +251,19 @@ def test_ssa_is_exact_at_the_bound():
     want = fire_mix.reference(*(x.double() for x in (q, k, v)), *args)
     assert 0.02 < want.mean() < 0.98
     assert torch.equal(got.double(), want)
+
+
+@pytest.mark.parametrize("pools", [False, True])
+@pytest.mark.parametrize("steps", [(3, 3), (1, 3)], ids=["frames", "picture"])
+@pytest.mark.parametrize(("C", "N", "side", "stride"), [(3, 24, 3, 1), (2, 16, 5, 2)])
+def test_sense_lif(pools: bool, steps: tuple[int, int], C: int, N: int, side: int, stride: int):
+    torch.manual_seed(0)
+    t, T = steps
+    x = torch.randn(t, 2, C, 7, 6).mul(8).round() / 8
+    weight = torch.randn(N, C, side, side).mul(8).round() / 32
+    args = x, weight, torch.ones(N) / 2, 0.5, 0.5, FIRES[0], T, stride, pools
+    got, want = (f(*args) for f in (sense_lif.variants["triton"][0], sense_lif.reference))
+    assert got.dtype == torch.int8
+    assert 0.02 < want.float().mean() < 0.98
+    assert torch.equal(got, want)
+    assert torch.equal(sense_lif.variants["composed"][0](*args), want)

@@ -103,12 +103,19 @@ def _project_lif(m: _Maker) -> tuple[Any, ...]:
     return m.grid(m.spikes).to(torch.int8), weight, scale, scale * 0, 0.5, 0.5, Fire(), 1, False
 
 
+def _sense_lif(m: _Maker) -> tuple[Any, ...]:
+    z = m.size
+    x, weight = m.normal(1, z.B, 3, 16 * z.side, 16 * z.side), m.normal(z.C // 8, 3, 3, 3) / 4
+    return x, weight, torch.zeros(len(weight), device=m.device), 0.5, 0.5, Fire(), z.T, 1, True
+
+
 MAKE: dict[str, Callable[[_Maker], tuple[Any, ...]]] = {
     "lif": _lif,
     "conv": _conv,
     "norm_lif": _norm_lif,
     "affine_lif": _affine_lif,
     "project_lif": _project_lif,
+    "sense_lif": _sense_lif,
     "ssa": _ssa,
     "ssa_mix": lambda m: (*m.heads(), 0.125),
     "causal_mix": lambda m: (*m.heads(), 0.125),

@@ -5,7 +5,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from saccade.nn.layers import Projection
-from saccade.ops import affine_lif, conv, project_lif
+from saccade.ops import affine_lif, conv, project_lif, sense_lif
 
 
 class Folded(nn.Module):
@@ -15,7 +15,7 @@ class Folded(nn.Module):
         projection: in evaluation mode, with a neuron whose charge is constant.
         dtype: of the kernel. torch.int8 rounds each output channel to 255 equal steps and takes
             integers of eight bits. Any other type rounds the folded kernel to it.
-        emits: type of the spikes; that of the kernel unless given.
+        emits: type of the spikes: that of the kernel, or torch.int8.
     """
 
     weight: Tensor
@@ -36,12 +36,13 @@ class Folded(nn.Module):
         if dtype == torch.int8:
             scale = weight.abs().amax((1, 2, 3)).clamp(min=1e-12) / 127
             weight = (weight / scale[:, None, None, None]).round()
-        kernel = weight.to(dtype).contiguous(memory_format=torch.channels_last)
-        self.register_buffer("weight", kernel)
+        self.emits = emits or dtype
+        sees = dtype != self.emits  # pictures, as [C H W] in memory
+        order = torch.contiguous_format if sees else torch.channels_last
+        self.register_buffer("weight", weight.to(dtype).contiguous(memory_format=order))
         self.register_buffer("scale", scale)
         self.register_buffer("shift", shift)
         self.neuron, self.pools, self.stride = projection.neuron, projection.pools, layer.stride[0]
-        self.emits = emits or dtype
 
     def forward(self, x: Shaped[Tensor, "T B C H W"]) -> Shaped[Tensor, "T B D h w"]:
         """Integers or reals in, spikes out."""
@@ -50,6 +51,9 @@ class Folded(nn.Module):
             s: Tensor = project_lif(x, self.weight, *known, *cell, self.stride, self.pools)
             return s
         once = x[:1] if len(x) > 1 and x.stride(0) == 0 else x
+        if self.emits != self.weight.dtype:
+            s = sense_lif(once, self.weight, self.shift, *cell, len(x), self.stride, self.pools)
+            return s
         y = conv(once.to(self.weight.dtype), self.weight, self.stride)
         s = affine_lif(y, *known, *cell, len(x), self.pools, self.emits)
         return s

@@ -16,6 +16,7 @@ from saccade.ops.norm_lif import norm_lif as norm_lif
 from saccade.ops.pmsn import soma as soma
 from saccade.ops.project import affine_lif as affine_lif
 from saccade.ops.project import project_lif as project_lif
+from saccade.ops.project import sense_lif as sense_lif
 from saccade.ops.surrogate import SURROGATE as SURROGATE
 from saccade.ops.surrogate import Surrogate as Surrogate
 from saccade.ops.surrogate import spike as spike

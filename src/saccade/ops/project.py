@@ -7,6 +7,7 @@ from torch.nn.functional import conv2d, max_pool2d
 
 from saccade.ops._op import Op
 from saccade.ops._triton import AVAILABLE, MISSING
+from saccade.ops.conv import conv
 from saccade.ops.lif.reference import Fire
 from saccade.ops.lif.reference import scan as lif_scan
 
@@ -95,11 +96,66 @@ project_lif = Op("project_lif", _project_reference, _project_example, learns=Fal
 """project_lif(x, weight, scale, shift, decay, gain, fire, stride, pools) -> spikes int8."""
 
 
+def _sense_reference(
+    x: Shaped[Tensor, "t B C H W"],
+    weight: Float[Tensor, "N C k k"],
+    shift: Float[Tensor, " N"],
+    decay: float,
+    gain: float,
+    fire: Fire,
+    steps: int,
+    stride: int,
+    pools: bool,
+) -> Shaped[Tensor, "T B N h w"]:
+    """Spikes, as int8, of numbers that meet a folded kernel; sums and currents are float32.
+
+    Args:
+        x: pictures or frames, rounded to the type of the kernel; one step (t = 1) stands for
+            `steps` equal ones.
+        weight: of floating point.
+        shift: of each output channel.
+        decay, gain, fire: as for `saccade.ops.lif`.
+        steps: T.
+        stride: of the convolution, whose padding is k // 2.
+        pools: whether a 3x3 max-pool of stride 2 follows.
+    """
+    frames, kernel = x.flatten(0, 1).to(weight.dtype).float(), weight.float()
+    y = conv2d(frames, kernel, None, stride, weight.shape[-1] // 2) + shift[:, None, None]
+    y = y.view(len(x), -1, *y.shape[1:])
+    s = lif_scan(y.expand(steps, *y.shape[1:]), None, decay, gain, fire)[0]
+    return _pooled(s, pools).to(torch.int8)
+
+
+def _sense_example() -> tuple[Tensor, Tensor, Tensor, float, float, Fire, int, int, bool]:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 2, 3, 6, 5, generator=g).mul(8).round() / 8
+    weight = torch.randn(16, 3, 3, 3, generator=g).mul(8).round() / 32
+    return x, weight, torch.ones(16) / 2, 0.5, 0.5, Fire(), 3, 1, True
+
+
+sense_lif = Op("sense_lif", _sense_reference, _sense_example, learns=False)
+"""sense_lif(x, weight, shift, decay, gain, fire, steps, stride, pools) -> spikes int8."""
+
+
 if AVAILABLE:
     from saccade.ops import project_triton
 
     affine_lif.fast("triton", refuses=project_triton.affine_refuses)(project_triton.affine)
     project_lif.fast("triton", refuses=project_triton.project_refuses)(project_triton.project)
+    sense_lif.fast("triton", refuses=project_triton.sense_refuses)(project_triton.sense)
 else:
-    affine_lif.lacks("triton", MISSING)
-    project_lif.lacks("triton", MISSING)
+    for op in (affine_lif, project_lif, sense_lif):
+        op.lacks("triton", MISSING)
+
+
+@sense_lif.fast("composed", refuses=lambda *args: None)
+def _sense_composed(
+    x: Tensor, weight: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire, steps: int,
+    stride: int, pools: bool,
+) -> Tensor:  # fmt: skip
+    """Whatever variants of `conv` and `affine_lif` run; the currents between are of its type."""
+    y = conv(x.to(weight.dtype), weight, stride)
+    s: Tensor = affine_lif(
+        y, torch.ones_like(shift), shift, decay, gain, fire, steps, pools, torch.int8
+    )
+    return s

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from saccade.kernels import project as kernels
-from saccade.ops._triton import FLAGS, launch, operator, tiles
+from saccade.kernels import sense as sense_kernels
+from saccade.ops._triton import FLAGS, launch, operator, power_of_two, tiles
 from saccade.ops._triton import refuses as no_kernel
 from saccade.ops.lif.constants import constants, fire_of, scalars
 from saccade.ops.lif.reference import Fire
@@ -14,6 +15,8 @@ from saccade.ops.norm_lif.triton import channels_last_memory, fire_steps, pool, 
 
 GROUP = 16
 """Tiles of places that are worked on before the next tile of output channels."""
+TAPS = 64
+"""Taps of all channels together that the kernel for pictures takes at once."""
 STEPS = 4
 """T up to which the accumulators of all steps fit in registers."""
 
@@ -130,4 +133,52 @@ def project(
 ) -> Tensor:  # fmt: skip
     """See `saccade.ops.project_lif`."""
     s: Tensor = _project(x, weight, scale, shift, stride, pools, decay, gain, *scalars(fire))
+    return s
+
+
+def sense_refuses(
+    x: Tensor, weight: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire, steps: int,
+    stride: int, pools: bool,
+) -> str | None:  # fmt: skip
+    """Pictures as [C H W] in memory, and few taps."""
+    if (taps := weight[0].numel()) > TAPS:
+        return f"{taps} taps are more than the {TAPS} that a program takes at once"
+    if not (x.is_contiguous() and weight.is_contiguous()):
+        return "pictures or kernels lie in memory with gaps"
+    if pools and len(weight) % 8:
+        return f"8 does not divide its {len(weight)} channels"
+    return no_kernel(weight, steps)
+
+
+@operator("sense_fire")
+def _sense(
+    x: Tensor, weight: Tensor, shift: Tensor, steps: int, stride: int, pools: bool,
+    decay: float, gain: float, v_threshold: float, v_reset: float | None, v_rest: float,
+    strict: bool, detach_reset: bool, surrogate: str, alpha: float,
+) -> Tensor:  # fmt: skip
+    fire = fire_of(v_threshold, v_reset, v_rest, strict, detach_reset, surrogate, alpha)
+    (t, B, C, H, W), (N, _, side, _) = x.shape, weight.shape
+    h, w = ((length - 1) // stride + 1 for length in (H, W))
+    left, dtype = (1, word(steps)) if pools else (steps, torch.int8)
+    s = channels_last_memory(x, left, B, N, h, w, dtype=dtype)
+    M, BM, BN = B * h * w, 128, min(64, max(16, power_of_two(N)))
+    launch(
+        sense_kernels.sense, (tiles(M, BM), tiles(N, BN)), x, weight, shift, s, M, H, W, h, w,
+        fire.rest, T=steps, ONCE=t < steps, N=N, C=C, SIDE=side, STRIDE=stride, TRAINS=pools,
+        BM=BM, BN=BN, BK=max(16, power_of_two(C * side * side)), PRECISION="ieee",
+        **constants(decay, gain, fire), **FLAGS,
+    )  # fmt: skip
+    if not pools:
+        return s
+    pooled = channels_last_memory(x, steps, B, N, pooled_side(h), pooled_side(w), dtype=torch.int8)
+    pool(s, pooled, pooled, pooled)
+    return pooled
+
+
+def sense(
+    x: Tensor, weight: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire, steps: int,
+    stride: int, pools: bool,
+) -> Tensor:  # fmt: skip
+    """See `saccade.ops.sense_lif`."""
+    s: Tensor = _sense(x, weight, shift, steps, stride, pools, decay, gain, *scalars(fire))
     return s
