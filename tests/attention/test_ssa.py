@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from saccade.attention import Site
-from saccade.attention.ssa import SSA, _mix_reference, mix
+from saccade.attention.ssa import SSA, _mix_reference, fire_mix, mix
+from saccade.ops import Fire
 from tests.awake import spikes
 
 
@@ -57,6 +58,22 @@ def test_both_orders_are_bit_equal_in_every_dtype_within_its_integers():
         q, k, v = (spikes(2, 1, 2, N, 16, seed=s).to(dtype) for s in (1, 2, 3))
         fast = mix.variants["reassociated"][0](q, k, v, 0.125)
         assert torch.equal(fast, mix.reference(q, k, v, 0.125))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int8])
+@pytest.mark.parametrize("T", [4, 26])
+def test_spikes_are_those_of_float64_in_every_dtype(dtype: torch.dtype, T: int):
+    # counts up to 14 x 14 x 16, which types of 16 bits round; 26 steps, which float32 rounds
+    q, k, v = (spikes(T, 1, 16, 14, 14, seed=s) for s in (1, 2, 3))
+    args = 1, 0.125, 0.5, 0.5, Fire(v_threshold=30.0)
+    want = fire_mix.reference(*(x.double() for x in (q, k, v)), *args)
+    assert 0.02 < want.mean() < 0.98
+    given = tuple(x.to(dtype) for x in (q, k, v))
+    assert fire_mix.choose(*given, *args) == ("composed" if T == 4 else "wide")
+    with torch.autocast("cpu", torch.bfloat16):
+        got = fire_mix(*given, *args)
+    assert got.dtype == dtype
+    assert torch.equal(got.double(), want)
 
 
 def test_scores_are_the_first_product():

@@ -20,10 +20,10 @@ from saccade.ops import (
     sense_lif,
 )
 from saccade.ops._packed import bits_of, remember
+from saccade.ops.lif.exact import MANTISSA, bits_needed
 
 pytest.importorskip("triton", reason="Triton is not installed: there are no kernels")
 from saccade.ops.conv.packed import _unpacked
-from saccade.ops.ssa import MANTISSA, bits_needed
 from saccade.ops.ssa import refuses as ssa_refuses
 
 FIRES = [

@@ -23,6 +23,7 @@ from saccade.nn.stems import SPIKFORMER
 from saccade.ops import Fire, Op, lif
 from saccade.ops._op import Fn
 from saccade.ops._triton import AVAILABLE, MISSING
+from saccade.ops.lif.exact import inexact
 
 Heads = Float[Tensor, "T B h N d"]
 Tokens = Real[Tensor, "T B C H W"]
@@ -81,11 +82,12 @@ def _fire_with(mix: Callable[..., Tensor], lif: Callable[..., tuple[Tensor, Tens
         gain: float | Tensor,
         fire: Fire,
     ) -> Tokens:
-        # spikes may come as int8, whose products would overflow
-        wide = (x if x.is_floating_point() else x.float() for x in (q, k, v))
-        current = mix(*(split_heads(x, heads) for x in wide), scale)
-        merged = merge_heads(current, (q.shape[-2], q.shape[-1]))
-        spikes: Tensor = lif(merged, None, decay, gain, fire)[0]
+        # int8 would overflow, and types of 16 bits round counts: float32 holds them all
+        wide = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (q, k, v))
+        with torch.autocast(q.device.type, enabled=False):
+            current = mix(*(split_heads(x, heads) for x in wide), scale)
+            merged = merge_heads(current, (q.shape[-2], q.shape[-1]))
+            spikes: Tensor = lif(merged, None, decay, gain, fire)[0]
         return spikes.to(q.dtype)
 
     return fire_mix
@@ -107,6 +109,30 @@ if AVAILABLE:
     """The current never reaches memory; K^T V is counted once a head."""
 else:
     fire_mix.lacks("triton", MISSING)
+
+
+def _float32_will_do(
+    q: Tokens, k: Tokens, v: Tokens, heads: int, scale: float, decay: float | Tensor,
+    gain: float | Tensor, fire: Fire,
+) -> str | None:  # fmt: skip
+    """The wide neuron is for counts and steps that float32 has not the bits for."""
+    if isinstance(decay, Tensor) or isinstance(gain, Tensor):
+        return "decay and gain are learned here"
+    most = q[0, 0].numel() // heads
+    beyond = inexact(len(q), most, scale, decay, gain, fire)
+    return None if beyond and q.dtype != torch.float64 else "counts and membranes have bits enough"
+
+
+@fire_mix.fast("wide", refuses=_float32_will_do)
+def _fire_wide(
+    q: Tokens, k: Tokens, v: Tokens, heads: int, scale: float, decay: float, gain: float,
+    fire: Fire,
+) -> Tokens:  # fmt: skip
+    """All of it in float64: spikes are those of the reference whatever N and T."""
+    doubles = (x.double() for x in (q, k, v))
+    s: Tensor = _fire_with(mix, lif)(*doubles, heads, scale, decay, gain, fire)
+    return s.to(q.dtype)
+
 
 fire_mix.fast("composed", refuses=lambda *args: None)(_fire_with(mix, lif))
 """Whatever variants of `mix` and `lif` run."""

@@ -7,7 +7,6 @@ current between them never reaches memory. Backward finds it again, then needs o
 one for K and V.
 """
 
-import math
 from typing import Any
 
 import torch
@@ -27,12 +26,11 @@ from saccade.ops._triton import (
 )
 from saccade.ops._triton import refuses as no_kernel
 from saccade.ops.lif.constants import constants, fire_of, scalars
+from saccade.ops.lif.exact import inexact
 from saccade.ops.lif.reference import Fire
 
 EXACT = 2048
 """Integers up to here are exact in float16."""
-MANTISSA = 24
-"""Bits of float32: what counts and membranes have to fit in to be those of float64."""
 
 
 def refuses(
@@ -49,36 +47,10 @@ def refuses(
         return f"heads of {d} channels, not a multiple of 8 up to 128"
     if not all(x.permute(0, 1, 3, 4, 2).is_contiguous() for x in (q, k, v)):
         return "the spikes are not channels-last in memory"
-    tokens = q.shape[3] * q.shape[4]
-    if (bits := bits_needed(len(q), tokens * d, scale, decay, gain, fire)) > MANTISSA:
-        return (
-            f"T={len(q)} steps of counts up to {tokens * d} take {bits} bits to be exact, and "
-            f"float32 has {MANTISSA}"
-        )
-    return no_kernel(q, len(q), (*DTYPES, torch.int8))
-
-
-def bits_needed(steps: int, most: int, scale: float, decay: float, gain: float, fire: Fire) -> int:
-    """Bits within which counts and membranes are exact where the constants are sums of few halves.
-
-    A step adds as many bits behind the point as the decay has. Before the point a hard reset
-    leaves those of the threshold alone: rounding what lies above it changes no spike.
-
-    Args:
-        steps: T.
-        most: the largest count, N d.
-        scale, decay, gain, fire: as for `saccade.attention.ssa`.
-    """
-    behind = _behind(scale * gain) + (steps - 1) * _behind(decay)
-    if behind > MANTISSA and max(_behind(scale * gain), _behind(decay)) > MANTISSA // 2:
-        behind = 0  # constants such as 1 / 3 round in every type: no bound is claimed
-    largest = fire.v_threshold if fire.v_reset is not None else most * abs(scale * gain) * steps
-    return max(most.bit_length(), behind + max(0, math.frexp(largest)[1]))
-
-
-def _behind(x: float) -> int:
-    """Bits behind the binary point."""
-    return x.as_integer_ratio()[1].bit_length() - 1
+    most = q.shape[3] * q.shape[4] * d
+    return inexact(len(q), most, scale, decay, gain, fire) or no_kernel(
+        q, len(q), (*DTYPES, torch.int8)
+    )
 
 
 def _sizes(q: Tensor, heads: int) -> tuple[int, int, dict[str, int]]:
