@@ -60,9 +60,9 @@ def _sizes(q: Tensor, heads: int) -> tuple[int, int, dict[str, int]]:
     return B, H * W, {"d": d, "D": max(16, power_of_two(d)), "C": C}
 
 
-def _tokens(steps: int) -> int:
+def _tokens(steps: int, D: int) -> int:
     """Tokens of a program whose membranes of all steps stay in registers."""
-    return 32 if steps <= 8 else 16
+    return max(16, min(64, 16384 // power_of_two(steps * D)))
 
 
 def _run(
@@ -79,11 +79,11 @@ def _run(
     s = torch.empty_like(q)
     C, H, W = q.shape[2:]
     bits = torch.empty((T, B, H, W, C // 8) if keeps else 0, dtype=torch.uint8, device=q.device)
-    common = size | {"BITS": q_bits.numel() > 0}
+    common, BN = size | {"BITS": q_bits.numel() > 0}, _tokens(T, size["D"])
     launch(kernels.pairs, (T * B, heads), k, v, k_bits, v_bits, kv, N, heads, BN=64, **common)
     launch(
-        kernels.fire, (B * heads, tiles(N, _tokens(T))), q, q_bits, kv, s, bits, B, N, heads,
-        scale, fire.rest, T=T, WIDE=N > EXACT, KEEPS=keeps, BN=_tokens(T), **common,
+        kernels.fire, (B * heads, tiles(N, BN)), q, q_bits, kv, s, bits, B, N, heads,
+        scale, fire.rest, T=T, WIDE=N > EXACT, KEEPS=keeps, BN=BN, **common,
         **constants(decay, gain, fire), **FLAGS,
     )  # fmt: skip
     return s, bits, kv
@@ -101,11 +101,11 @@ def _run_back(
     grad_q, grad_k, grad_v, grad_c = (torch.empty_like(grad_s) for _ in range(4))
     precision = "ieee" if grad_s.dtype == torch.float32 else "tf32"
     common = size | {"BITS": q_bits.numel() > 0, "PRECISION": precision}
+    BN = _tokens(T, size["D"])
     launch(
-        kernels.back_queries, (B * heads, tiles(N, _tokens(T))), q, q_bits, kv, grad_s, grad_q,
-        grad_c, B, N, heads, scale, fire.rest, DETACH=detach_reset, KIND=surrogate, T=T,
-        WIDE=N > EXACT, BN=_tokens(T), **common,
-        **constants(decay, gain, fire), **FLAGS,
+        kernels.back_queries, (B * heads, tiles(N, BN)), q, q_bits, kv, grad_s, grad_q, grad_c,
+        B, N, heads, scale, fire.rest, DETACH=detach_reset, KIND=surrogate, T=T, WIDE=N > EXACT,
+        BN=BN, **common, **constants(decay, gain, fire), **FLAGS,
     )  # fmt: skip
     launch(
         kernels.back_pairs, (T * B, heads), q, k, v, q_bits, k_bits, v_bits, grad_c, grad_k,
