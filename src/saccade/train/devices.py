@@ -10,8 +10,9 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+from lightning_fabric.wrappers import _FabricModule
 from torch import Tensor, distributed, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -185,6 +186,12 @@ def spread(value: Tensor, like: Tensor) -> Tensor:
         value.to(like.device), like.device_mesh, like.placements, src_data_rank=None
     )
     return placed
+
+
+def joins_by_itself(wrapped: _FabricModule) -> bool:
+    """Whether what stands around a model averages its gradients over devices."""
+    inside = wrapped._forward_module
+    return isinstance(inside, DistributedDataParallel | FSDPModule)
 
 
 def close_fabric(fabric: Fabric) -> None:

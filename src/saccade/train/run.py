@@ -19,12 +19,13 @@ from saccade.train.checkpoint import WEIGHTS, Position, read_run
 from saccade.train.curriculum import try_stages
 from saccade.train.devices import close_fabric, first_alone, open_fabric, share_of, spread_model
 from saccade.train.files import write_atomically
-from saccade.train.loop import LOG, Progress, Session, fit
+from saccade.train.loop import LOG, fit
 from saccade.train.optim import make_optimizer
 from saccade.train.outcome import finish
 from saccade.train.randomness import seed_for
 from saccade.train.recipe import Recipe, dump_recipe, parse_recipe
 from saccade.train.schedule import rate_share
+from saccade.train.session import Progress, Session
 from saccade.train.streamed import batches_of, source_of
 from saccade.train.tasks import make_task
 
