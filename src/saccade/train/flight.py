@@ -3,13 +3,16 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from saccade.train.capture import CudaGraphs, Recorded, announce
 from saccade.train.curriculum import Sharpness, stage_at
+from saccade.train.devices import tuned
+from saccade.train.optim import make_recordable
 from saccade.train.randomness import seed_for
 from saccade.train.schedule import rate_share
 from saccade.train.session import Session
@@ -58,13 +61,14 @@ class Flight:
 
     Args:
         session: whose position is that of the last step that landed.
+        take: what takes a step.
         sharpness: of the session's model.
     """
 
-    def __init__(self, session: Session, sharpness: Sharpness) -> None:
+    def __init__(self, session: Session, take: Step | Recorded, sharpness: Sharpness) -> None:
         self.s, self.sharpness, self.next = session, sharpness, session.position.step
-        self.take: Callable[[Sequence[Batch], Told], Tensor] = Step(session)
-        self.late = 0
+        self.take = take
+        self.late = _late(session)
         self._up: deque[_Launched] = deque()
 
     @property
@@ -98,7 +102,7 @@ class Flight:
     def forget(self) -> None:
         """Let go of all that refers to a step."""
         self._up.clear()
-        self.take = Step(self.s)
+        self.take.forget()
 
     def land(self, leave: int = 0) -> list[Tally]:
         """What is heard of all steps but the last few; waits for them."""
@@ -136,8 +140,23 @@ def _purpose(s: Session) -> str:
 @contextmanager
 def flying(session: Session) -> Iterator[Flight]:
     """A flight, and the model as sharp as it was built behind it."""
-    sharpness = Sharpness(session.model)
-    try:
-        yield Flight(session, sharpness)
-    finally:
-        sharpness.set(1.0)
+    s, sharpness = session, Sharpness(session.model)
+    with ExitStack() as stack:
+        stack.callback(sharpness.set, 1.0)
+        if s.fabric.device.type == "cuda":
+            stack.enter_context(tuned())
+        step = Step(s)
+        if s.eager:
+            announce(s.eager)
+            yield Flight(s, step, sharpness)
+        else:
+            make_recordable(s.optimizer, s.fabric.device)
+            mix = s.recipe.mix
+            soft = bool(mix.mixup or mix.cutmix)
+            recorded = Recorded(step, CudaGraphs(s.fabric.device), sharpness, soft)
+            yield Flight(s, recorded, sharpness)
+
+
+def _late(s: Session) -> int:
+    """How many steps may be under way unheard: enough for a GPU to have work all the time."""
+    return 1 if s.fabric.device.type == "cuda" else 0

@@ -64,7 +64,8 @@ def learning_rate(optim: Optim, step: int, steps: int) -> float:
 def set_rates(optimizer: torch.optim.Optimizer, share: float | Tensor) -> None:
     """Give every group its own peak (see `make_optimizer`) times the share.
 
-    Where a group holds a tensor for its rate, that is filled; see `hold_rates`.
+    Where a group holds a tensor for its rate, that is filled; see
+    `saccade.train.optim.make_recordable`.
     """
     for group in optimizer.param_groups:
         rate = group["peak_lr"] * share
@@ -72,10 +73,3 @@ def set_rates(optimizer: torch.optim.Optimizer, share: float | Tensor) -> None:
             group["lr"].copy_(torch.as_tensor(rate))
         else:
             group["lr"] = rate
-
-
-def hold_rates(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """Let every group hold a tensor for its rate, which a recorded step can fill."""
-    exact = torch.float64 if device.type == "cpu" else torch.float32  # what fused rules take
-    for group in optimizer.param_groups:
-        group["lr"] = torch.zeros((), dtype=exact, device=device)

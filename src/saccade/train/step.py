@@ -43,6 +43,10 @@ class Step:
         # float16 overflows now and then, and its scaler leaves those steps out
         self.scaled = session.recipe.precision == "16-mixed"
 
+    def forget(self) -> None:
+        """Let go of what the last step left."""
+        self.gradients.clear()
+
     def __call__(self, pieces: Sequence[Batch], told: Told) -> Tensor:
         """Sums over all devices [6]: loss, right ones, bad gradients, then `told.mine`."""
         s = self.s
