@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from saccade.train.ahead import Make, ahead
 from saccade.train.capture import CudaGraphs, Recorded, announce
 from saccade.train.curriculum import Sharpness, stage_at
 from saccade.train.devices import tuned
@@ -61,13 +62,16 @@ class Flight:
 
     Args:
         session: whose position is that of the last step that landed.
+        make: the batch of a step.
         take: what takes a step.
         sharpness: of the session's model.
     """
 
-    def __init__(self, session: Session, take: Step | Recorded, sharpness: Sharpness) -> None:
+    def __init__(
+        self, session: Session, make: Make, take: Step | Recorded, sharpness: Sharpness
+    ) -> None:
         self.s, self.sharpness, self.next = session, sharpness, session.position.step
-        self.take = take
+        self.make, self.take = make, take
         self.late = _late(session)
         self._up: deque[_Launched] = deque()
 
@@ -80,7 +84,7 @@ class Flight:
         """Give the device its next step; a piece of the batch where that did not fit."""
         s, step = self.s, self.next
         began = time.perf_counter()
-        pieces = staged(s, s.batches.at(step), step)
+        pieces = staged(s, self.make(step), step)
         s.position.epoch_waited += time.perf_counter() - began
         self.sharpness.set(stage_at(s.recipe.curriculum, step, s.steps).sharpness)
         # what a model draws, such as dropout, is apart on each device
@@ -145,16 +149,17 @@ def flying(session: Session) -> Iterator[Flight]:
         stack.callback(sharpness.set, 1.0)
         if s.fabric.device.type == "cuda":
             stack.enter_context(tuned())
+        make = stack.enter_context(ahead(s.batches.at, s.steps, s.fabric.device))
         step = Step(s)
         if s.eager:
             announce(s.eager)
-            yield Flight(s, step, sharpness)
+            yield Flight(s, make, step, sharpness)
         else:
             make_recordable(s.optimizer, s.fabric.device)
             mix = s.recipe.mix
             soft = bool(mix.mixup or mix.cutmix)
             recorded = Recorded(step, CudaGraphs(s.fabric.device), sharpness, soft)
-            yield Flight(s, recorded, sharpness)
+            yield Flight(s, make, recorded, sharpness)
 
 
 def _late(s: Session) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from saccade.data import moved
 from saccade.train.devices import joins_by_itself
 from saccade.train.gradients import Gradients
 from saccade.train.schedule import set_rates
@@ -57,7 +58,8 @@ class Step:
         self.optimizer.step()
         if s.average:
             s.average.follow(s.model, told.n)
-        said = torch.cat([sums, bad.to(sums)[None], told.mine.to(sums)])
+        mine = moved(told.mine.to(sums.dtype), sums.device)
+        said = torch.cat([sums, bad.to(sums)[None], mine])
         if not s.alone:
             distributed.all_reduce(said)
         return said
