@@ -8,16 +8,26 @@ import torch
 from torch import nn
 
 from saccade.data import Augment, Mix
-from saccade.train.loop import _gradients, _pieces, fit
+from saccade.train.flight import staged
+from saccade.train.loop import fit
 from saccade.train.recipe import Optim
+from saccade.train.session import Session
+from saccade.train.step import add_gradients
+from saccade.train.tasks import Batch
 from tests.train.tiny import in_float64, opened, tiny_recipe
+
+
+def pieces(s: Session) -> list[Batch]:
+    """Of the step that is next."""
+    step = s.position.step
+    return staged(s, s.batches.at(step), step)
 
 
 def gradients(folder: Path, **changes: Any) -> tuple[float, int, dict[str, torch.Tensor]]:
     """Of one batch, in float64 and with the norms' statistics fixed."""
     s = opened(folder, tiny_recipe(augment=Augment(), **changes))
     in_float64(s.model).eval().train = lambda mode=True: s.model  # type: ignore[method-assign]
-    loss, correct = _gradients(s, _pieces(s)).tolist()
+    loss, correct = add_gradients(s, pieces(s)).tolist()
     return loss, correct, {k: p.grad for k, p in s.model.named_parameters() if p.grad is not None}
 
 
@@ -48,7 +58,7 @@ def test_blends_end_with_their_share_of_the_steps_and_are_functions_of_the_step(
     blended = []
     for step in range(9):
         s.position.step = step
-        (first,), (second,) = _pieces(s), _pieces(s)
+        (first,), (second,) = pieces(s), pieces(s)
         assert torch.equal(first.x, second.x)
         blended.append(first.soft is not None)
         if first.soft is not None:
@@ -60,7 +70,7 @@ def test_blends_end_with_their_share_of_the_steps_and_are_functions_of_the_step(
 def test_another_seed_blends_otherwise(tmp_path: Path):
     soft = []
     for seed in (0, 1):
-        (batch,) = _pieces(opened(tmp_path, tiny_recipe(mix=Mix(mixup=1.0), seed=seed)))
+        (batch,) = pieces(opened(tmp_path, tiny_recipe(mix=Mix(mixup=1.0), seed=seed)))
         soft.append(batch.soft.sort(-1).values)
     assert not torch.equal(*soft)
 

@@ -1,6 +1,7 @@
 """LAMB and Muon against their printed rules by loops, and by arithmetic done by hand."""
 
 import math
+from copy import deepcopy
 
 import pytest
 import torch
@@ -141,6 +142,61 @@ def test_a_parameter_without_a_gradient_stays_and_is_not_corrected_for_steps_it_
     torch.testing.assert_close(
         late.detach(), start - step * torch.tensor([1.0, -1.0]).double(), rtol=1e-5, atol=0
     )
+
+
+def built(rule: str, weights: list[nn.Parameter]) -> torch.optim.Optimizer:
+    if rule == "lamb":
+        return Lamb([{"params": weights, "weight_decay": 0.1}], lr=0.02)
+    matrices = {"params": weights[:1], "weight_decay": 0.1}
+    return Muon(matrices, [{"params": weights[1:], "weight_decay": 0.1}], lr=0.02)
+
+
+def shaped() -> list[nn.Parameter]:
+    return [nn.Parameter(seeded(*s, seed=i)) for i, s in enumerate([(4, 3), (5,), (2,)])]
+
+
+@pytest.mark.parametrize("rule", ["lamb", "muon"])
+def test_a_rate_may_be_a_tensor_that_is_filled_before_each_step(rule: str):
+    plain, ours = shaped(), shaped()
+    by_number, by_tensor = built(rule, plain), built(rule, ours)
+    rate = torch.zeros((), dtype=torch.float64)
+    for group in by_tensor.param_groups:
+        group["lr"] = rate
+    for n in range(3):
+        for group in by_number.param_groups:
+            group["lr"] = 0.01 * (n + 1)
+        rate.fill_(0.01 * (n + 1))
+        a, b = moved(by_number, plain, 1), moved(by_tensor, ours, 1)
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("rule", ["lamb", "muon"])
+def test_weights_that_took_the_same_steps_share_a_counter_also_after_a_state_was_read(rule: str):
+    weights = shaped()
+    optimizer = built(rule, weights)
+
+    def step(by: torch.optim.Optimizer, on: list[nn.Parameter], seed: int, late: bool) -> None:
+        for i, p in enumerate(on):
+            p.grad = None if late and i == 2 else seeded(*p.shape, seed=seed + i)
+        by.step()
+
+    for n in range(3):  # the last weight misses the second step
+        step(optimizer, weights, 10 * n, n == 1)
+    saved = deepcopy(optimizer.state_dict())
+    counts = [slots["step"] for slots in saved["state"].values() if "step" in slots]
+    assert counts[-2:] == [3, 2]
+    assert all(type(count) is int for count in counts)
+    again = [nn.Parameter(p.detach().clone()) for p in weights]
+    resumed = built(rule, again)
+    resumed.load_state_dict(saved)
+    for n in range(3, 5):
+        step(optimizer, weights, 10 * n, False)
+        step(resumed, again, 10 * n, False)
+    for p, q in zip(weights, again, strict=True):
+        assert torch.equal(p, q)
+    slots = list(resumed.state.values())
+    apart = {id(s["step"]) for s in slots if "step" in s}
+    assert len(apart) == 2
 
 
 @pytest.mark.parametrize(

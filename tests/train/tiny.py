@@ -13,8 +13,8 @@ from saccade.models import SpikingModel
 from saccade.train import Recipe, apply, run
 from saccade.train.batches import Batches
 from saccade.train.devices import open_fabric
-from saccade.train.loop import Session
 from saccade.train.recipe import Optim, dump_recipe
+from saccade.train.session import Session
 from saccade.train.tasks import Batch
 
 MODEL: dict[str, Any] = {

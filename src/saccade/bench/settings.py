@@ -1,7 +1,5 @@
 """How something is timed, and on what."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -9,6 +7,7 @@ from typing import Any
 import torch
 
 from saccade._registry import nearest
+from saccade.train.devices import tuned as tuned
 from saccade.train.outcome import hardware, versions
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -90,14 +89,3 @@ def optional_versions(*packages: str) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-@contextmanager
-def tuned() -> Iterator[None]:
-    """Inside this block cuDNN measures which of its algorithms is the fastest."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before

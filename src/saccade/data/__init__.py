@@ -20,6 +20,7 @@ from saccade.data.augment import augment as augment
 from saccade.data.augment import normalise as normalise
 from saccade.data.augment import unit as unit
 from saccade.data.mix import Mix as Mix
+from saccade.data.moved import moved as moved
 
 for _file in iter_modules(__path__):
     if not _file.name.startswith("_"):

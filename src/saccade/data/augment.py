@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
+from saccade.data.moved import moved
 from saccade.data.randaugment import RandAugment, affine, randaugment
 
 ERASED_AREA, ERASED_ASPECT = (0.02, 1 / 3), (0.3, 1 / 0.3)
@@ -110,7 +111,8 @@ def normalise(
         raise ValueError(
             f"got {len(mean)} means and {len(std)} stds, expected {x.shape[1]}: one a channel"
         )
-    centre, spread = (x.new_tensor(values).reshape(1, -1, 1, 1) for values in (mean, std))
+    both = moved(torch.tensor((mean, std), dtype=x.dtype), x.device)
+    centre, spread = both[:, None, :, None, None].unbind()
     return (x - centre) / spread
 
 
@@ -119,7 +121,7 @@ def _uniform(
 ) -> Float[Tensor, " B"]:
     """One number for each image of the batch."""
     drawn = torch.rand(len(batch), generator=generator, device=generator.device)
-    return (low + (high - low) * drawn).to(batch.device)
+    return moved(low + (high - low) * drawn, batch.device)
 
 
 def _flip(x: Float[Tensor, "B C H W"], generator: torch.Generator) -> Float[Tensor, "B C H W"]:

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saccade.data.moved import moved
+
 
 @dataclass(frozen=True, kw_only=True)
 class Mix:
@@ -66,7 +68,8 @@ def mix(
         return x, target
     kind, value = alpha
     share = _beta(value, generator)
-    partner = torch.randperm(len(x), generator=generator, device=generator.device).to(x.device)
+    drawn = torch.randperm(len(x), generator=generator, device=generator.device)
+    partner = moved(drawn, x.device)
     if kind == "mixup":
         mixed = torch.lerp(x[partner], x, share)
     else:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from saccade._registry import Registry
+from saccade.data.moved import moved
 
 TURN, SHEAR, MOVE, ENHANCE, BITS = 30.0, 0.3, 0.45, 0.9, 4
 """Of the largest magnitude: degrees, slope, share of the side, change of a factor, lost bits."""
@@ -78,13 +79,21 @@ def randaugment(
         taken = torch.rand(B, generator=generator, device=home) < how.probability
         sign = 1 - 2 * torch.randint(2, (B,), generator=generator, device=home)
         level = how.magnitude + how.spread * torch.randn(B, generator=generator, device=home)
-        signed = (sign * level.clamp(0, TOP) / TOP).to(x)
-        out = x.clone()
-        for k, name in enumerate(names):
-            which = (taken & (choice == k)).nonzero()[:, 0].to(x.device)
-            if len(which):
-                out[which] = OPERATION[name](x[which], signed[which])
-        x = out
+        # side by side by operation, so that each works on one block; those that take none are last
+        kind = torch.where(taken, choice, len(names))
+        order = kind.argsort(stable=True)
+        counts = kind.bincount(minlength=len(names) + 1).tolist()
+        signed = (sign * level.clamp(0, TOP) / TOP).to(x.dtype)[order]
+        places = moved(torch.stack([order, order.argsort()]), x.device)
+        blocks = torch.split(x[places[0]], counts)
+        strengths = torch.split(moved(signed, x.device), counts)
+        x = torch.cat(
+            [
+                block if k == len(names) else OPERATION[names[k]](block, strengths[k])
+                for k, block in enumerate(blocks)
+                if len(block)
+            ]
+        )[places[1]]
     return x
 
 
@@ -212,7 +221,9 @@ def _grey(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 1 H W"]:
     """Brightness; of other than three channels, their mean."""
     if x.shape[1] != len(LUMA):
         return x.mean(1, keepdim=True)
-    return (x * x.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
+    return (x * moved(torch.tensor(LUMA, dtype=x.dtype), x.device)[:, None, None]).sum(
+        1, keepdim=True
+    )
 
 
 def _each(m: Float[Tensor, " B"]) -> Float[Tensor, "B 1 1 1"]:

@@ -29,16 +29,24 @@ class MovingAverage:
         return min(self.how.decay, n / (n + self.how.warmup))
 
     @torch.no_grad()
-    def follow(self, model: SpikingModel, n: int) -> None:
+    def follow(self, model: SpikingModel, n: int | Tensor) -> None:
         """Move towards the weights and buffers that step n (from 1) left; counters are copied.
 
-        Where both are spread over devices, each moves what it holds.
+        Where both are spread over devices, each moves what it holds. A tensor for n is read by the
+        device when its turn comes.
         """
         average, now = (
             {name: local(t) for name, t in m.state_dict().items()} for m in (self.model, model)
         )
         real = [name for name, t in average.items() if t.is_floating_point()]
-        ours: list[Tensor] = [average[name] for name in real]
-        torch._foreach_lerp_(ours, [now[name] for name in real], 1 - self.decay_at(n))
-        for name in average.keys() - set(real):
-            average[name].copy_(now[name])
+        ours, theirs = ([t[name] for name in real] for t in (average, now))
+        if isinstance(n, Tensor):
+            share = 1 - (n / (n + self.how.warmup)).clamp(max=self.how.decay)
+            apart = torch._foreach_sub(theirs, ours)
+            torch._foreach_mul_(apart, share.to(ours[0].dtype))
+            torch._foreach_add_(ours, apart)
+        else:
+            torch._foreach_lerp_(ours, theirs, 1 - self.decay_at(n))
+        counters = sorted(average.keys() - set(real))
+        if counters:
+            torch._foreach_copy_([average[c] for c in counters], [now[c] for c in counters])

@@ -14,7 +14,7 @@ from jaxtyping import Int64
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from saccade.data import Augment, ImageData, Images, Mix, augment, normalise, unit
+from saccade.data import Augment, ImageData, Images, Mix, augment, moved, normalise, unit
 from saccade.data.mix import mix
 from saccade.train.devices import Share
 from saccade.train.randomness import generator_for
@@ -59,7 +59,7 @@ class Pictures(Source):
 
     def pick(self, index: Tensor, how: Augment | None, generator: torch.Generator) -> Batch:
         """The pictures of an index [B], augmented and normalised."""
-        index = index.to(self.images.device)
+        index = moved(index, self.images.device)
         x = unit(self.images[index], self.data.white)
         if how is not None:
             x = augment(x, how, generator)

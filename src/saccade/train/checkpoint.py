@@ -258,6 +258,8 @@ def _join_optimizer(
     for name, value in tensors.items():
         if name.startswith(_OPTIM):
             index, slot = name.removeprefix(_OPTIM).split("/")
-            state.setdefault(int(index), {})[slot] = spread(value, parameters[int(index)])
+            if slot != "step":  # a counter, which belongs to no place of the parameter
+                value = spread(value, parameters[int(index)])
+            state.setdefault(int(index), {})[slot] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})

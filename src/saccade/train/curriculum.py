@@ -127,9 +127,13 @@ class Sharpness:
     def __init__(self, model: nn.Module) -> None:
         found = ((m, getattr(m, "fire", None)) for m in model.modules())
         self.built = [(module, fire) for module, fire in found if isinstance(fire, Fire)]
+        self.factor = 1.0
 
     def set(self, factor: float) -> None:
         """Let alpha be `factor` times the one that the model was built with."""
+        if factor == self.factor:
+            return
+        self.factor = factor
         for module, fire in self.built:
             alpha = fire.alpha if factor == 1 else fire.sharpness * factor
             setattr(module, "fire", replace(fire, alpha=alpha))  # noqa: B010  (of any class)

@@ -1,7 +1,8 @@
 """Fabric on one device or on many, and what the processes of a run say to each other."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -10,12 +11,14 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+from lightning_fabric.wrappers import _FabricModule
 from torch import Tensor, distributed, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from saccade._registry import nearest
+from saccade.models import SpikingModel
 from saccade.train.launch import launched, size_of
 
 STRATEGIES = ("auto", "ddp", "fsdp")
@@ -178,13 +181,52 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def spread(value: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, spread over devices as a parameter of its shape is."""
-    if not isinstance(like, DTensor) or value.shape != like.shape:
+    """A whole tensor, spread over devices or laid out in memory as a parameter of its shape is."""
+    if value.shape != like.shape:
         return value
+    if not isinstance(like, DTensor):  # rules for many tensors at once want them to lie alike
+        return torch.empty_like(like, dtype=value.dtype).copy_(value)
     placed: Tensor = distribute_tensor(
         value.to(like.device), like.device_mesh, like.placements, src_data_rank=None
     )
     return placed
+
+
+def place_model(fabric: Fabric, model: SpikingModel) -> None:
+    """Bring it to the device; kernels of pictures lie there as the GPU's convolutions want them."""
+    model.to(fabric.device)
+    spread = isinstance(fabric.strategy, ModelParallelStrategy)  # takes contiguous weights only
+    if fabric.device.type == "cuda" and len(model.frame) == 3 and not spread:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def wrap_model(fabric: Fabric, model: SpikingModel) -> _FabricModule:
+    """The model as Fabric runs it.
+
+    On several GPUs with ddp nothing stands around it: its gradients are summed in one piece, once
+    they all are there (`saccade.train.step`), which a CUDA graph can hold.
+    """
+    if isinstance(fabric.strategy, DDPStrategy) and fabric.device.type == "cuda":
+        return _FabricModule(model, fabric.strategy, original_module=model)
+    wrapped: _FabricModule = fabric.setup_module(model)
+    return wrapped
+
+
+@contextmanager
+def tuned() -> Iterator[None]:
+    """Inside this block cuDNN measures which of its algorithms is the fastest."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def joins_by_itself(wrapped: _FabricModule) -> bool:
+    """Whether what stands around a model averages its gradients over devices."""
+    inside = wrapped._forward_module
+    return isinstance(inside, DistributedDataParallel | FSDPModule)
 
 
 def close_fabric(fabric: Fabric) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 
 from saccade._registry import Registry
 from saccade.train.checkpoint import Position
-from saccade.train.loop import Progress
 from saccade.train.recipe import Recipe
+from saccade.train.session import Progress
 
 Tell = Callable[[dict[str, Any]], None]
 Adapter = Callable[[Path, Recipe], tuple[Tell, Callable[[], None]]]

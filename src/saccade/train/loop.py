@@ -7,31 +7,24 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import replace
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.wrappers import _FabricModule
-from torch import Tensor, distributed, nn
+from torch import distributed, nn
 from torch.distributed.tensor import DTensor
 
-from saccade.models import SpikingModel
-from saccade.train.average import MovingAverage
-from saccade.train.batches import Batches, Source
-from saccade.train.checkpoint import Position, State, save_run
-from saccade.train.curriculum import Sharpness, Stage, stage_at
+from saccade.train.batches import Source
+from saccade.train.checkpoint import Position, save_run
 from saccade.train.devices import share_of, summed, whole
 from saccade.train.diagnose import Diverged, diagnose
 from saccade.train.files import write_atomically
+from saccade.train.flight import Flight, Tally, flying
 from saccade.train.launch import Lost
 from saccade.train.memory import TooLarge, too_large
-from saccade.train.randomness import seed_for
-from saccade.train.recipe import Recipe
-from saccade.train.schedule import learning_rate, rate_share, set_rates
+from saccade.train.schedule import learning_rate
+from saccade.train.session import Session
 from saccade.train.synchronised import synchronised
-from saccade.train.tasks import Batch, Task, predict
+from saccade.train.tasks import Batch, predict
 
 LOG = "log.jsonl"
 SAVE_SECONDS = 60.0
@@ -39,83 +32,8 @@ SAVE_SECONDS = 60.0
 _GONE = re.compile(r"gloo|nccl|Connection (closed|reset)", re.IGNORECASE)
 
 
-@runtime_checkable
-class Progress(Protocol):
-    """Who is told how training goes."""
-
-    def step(self, position: Position, steps: int, loss: float) -> None:
-        """One step was taken."""
-
-    def epoch(self, line: dict[str, Any]) -> None:
-        """One epoch ended; `line` is what the log keeps."""
-
-
 class Interrupted(Exception):  # noqa: N818  (nothing went wrong)
     """A person or the system asked the run to stop; its state is saved."""
-
-
-@dataclass(kw_only=True)
-class Session:
-    """One run under way: what the loop works on. With many devices, each process has its own.
-
-    Args:
-        model: without what Fabric puts around it.
-        wrapped: the model as Fabric runs it; every gradient comes from here.
-    """
-
-    recipe: Recipe
-    run: Path
-    fabric: Fabric
-    model: SpikingModel
-    wrapped: _FabricModule
-    optimizer: torch.optim.Optimizer
-    task: Task
-    batches: Batches
-    validation: Source | None
-    progress: Progress
-    average: MovingAverage | None = None
-    data: dict[str, Any] = field(default_factory=dict)
-    position: Position = field(default_factory=Position)
-    log: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def steps(self) -> int:
-        """How many there will be."""
-        return self.batches.steps
-
-    @property
-    def judged(self) -> SpikingModel:
-        """What is validated, tested and loaded: the averaged weights, if there are any."""
-        return self.average.model if self.average else self.model
-
-    @property
-    def stage(self) -> Stage:
-        """What the curriculum asks for at this step."""
-        return stage_at(self.recipe.curriculum, self.position.step, self.steps)
-
-    @property
-    def state(self) -> State:
-        """What a checkpoint keeps, the position aside."""
-        scaler = getattr(self.fabric.strategy.precision, "scaler", None)
-        average = self.average.model if self.average else None
-        return State(model=self.model, optimizer=self.optimizer, average=average, scaler=scaler)
-
-    @property
-    def alone(self) -> bool:
-        """Whether there is one device."""
-        return self.fabric.world_size == 1
-
-
-@dataclass(kw_only=True)
-class Tally:
-    """One step, over all devices."""
-
-    loss: float
-    correct: int
-    seen: int
-    bad: bool
-    stop: bool
-    due: bool
 
 
 def fit(session: Session) -> None:
@@ -133,104 +51,59 @@ def fit(session: Session) -> None:
         if not s.alone:
             stack.enter_context(synchronised(s.model))
             stack.enter_context(_losing(s))
-        optimizer = s.fabric.setup_optimizers(s.optimizer)
-        saved, sharpness = time.perf_counter(), Sharpness(s.model)
-        stack.callback(sharpness.set, 1.0)
+        flight = stack.enter_context(flying(s))
+        saved = time.perf_counter()
         while s.position.step < s.steps:
-            sharpness.set(s.stage.sharpness)
-            tally = _step(s, optimizer, stop, time.perf_counter() - saved > SAVE_SECONDS)
-            s.progress.step(s.position, s.steps, tally.loss)
+            due = time.perf_counter() - saved > SAVE_SECONDS
+            tallies = _go(s, flight, bool(stop), due)
             # many devices stop after the step in whose tally all of them have heard of it
-            stopping = bool(stop) if s.alone else tally.stop
-            at_end = s.position.step % len(s.batches) == 0
-            if at_end:
+            stopping = bool(stop) if s.alone else any(t.stop for t in tallies)
+            if not (flight.at_end or stopping or any(t.due for t in tallies)):
+                continue
+            with _clock(s.position):
+                last = flight.land()
+            tallies += _heard(s, last)
+            if flight.at_end:
                 _end_epoch(s)
-            if at_end or stopping or tally.due:
-                _save(s)
-                saved = time.perf_counter()
+            _save(s, tallies[-1])
+            saved = time.perf_counter()
             if stopping and s.position.step < s.steps:
                 raise Interrupted
 
 
-def _step(s: Session, optimizer: Any, stop: list[int], due: bool) -> Tally:
-    began = time.perf_counter()
-    step = s.position.step
-    pieces = _pieces(s)
-    s.position.epoch_waited += time.perf_counter() - began
-    # what a model draws, such as dropout, is apart on each device
-    torch.manual_seed(seed_for(s.recipe.seed, _purpose(s), step))
-    set_rates(optimizer, rate_share(s.recipe.optim, step, s.steps))
-    optimizer.zero_grad()
-    tally = _backward(s, pieces, bool(stop), due)
-    if tally is None:
-        raise _does_not_fit(s, pieces[0])
-    if not math.isfinite(tally.loss):
-        raise _diverged(s, f"the loss became {tally.loss}", pieces)
-    if tally.bad:
-        raise _diverged(s, "the gradient stopped being finite", pieces)
-    if clip := s.recipe.optim.clip:
-        s.fabric.clip_gradients(s.wrapped, optimizer, max_norm=clip, error_if_nonfinite=False)
-    optimizer.step()
-    if s.average:
-        s.average.follow(s.model, step + 1)
+def _go(s: Session, flight: Flight, stop: bool, due: bool) -> list[Tally]:
+    """Launch a step; what is heard of those before it, and of itself where nothing is late."""
+    with _clock(s.position):
+        unfit = flight.launch(stop, due)
+        tallies = flight.land(flight.late) if unfit is None else []
+    if unfit is not None:
+        flight.forget()
+        raise _does_not_fit(s, unfit)
+    return _heard(s, tallies)
+
+
+def _heard(s: Session, tallies: list[Tally]) -> list[Tally]:
+    """Put steps that have landed on record."""
     p = s.position
-    p.loss_sum += tally.loss * tally.seen
-    p.correct, p.seen = p.correct + tally.correct, p.seen + tally.seen
-    _advance(p, time.perf_counter() - began)
-    return tally
+    for tally in tallies:
+        if not math.isfinite(tally.loss):
+            raise _diverged(s, f"the loss became {tally.loss}", tally.pieces)
+        if tally.bad:
+            raise _diverged(s, "the gradient stopped being finite", tally.pieces)
+        p.step += 1
+        p.loss_sum += tally.loss * tally.seen
+        p.correct, p.seen = p.correct + tally.correct, p.seen + tally.seen
+        s.progress.step(p, s.steps, tally.loss)
+    return tallies
 
 
-def _pieces(s: Session) -> list[Batch]:
-    """This process's part of the step's batch, as the curriculum has it shown."""
-    T, size = s.stage.T or None, s.stage.resized(s.model.frame)
-    return [replace(piece, T=T, size=size) for piece in s.batches.at(s.position.step)]
-
-
-def _purpose(s: Session) -> str:
-    return "step" if s.fabric.is_global_zero else f"step on {s.fabric.global_rank}"
-
-
-def _backward(s: Session, pieces: list[Batch], stop: bool, due: bool) -> Tally | None:
-    """Gradients of a batch, and what all devices say of it; None where it does not fit."""
-    try:
-        sums = _gradients(s, pieces)
-    except torch.OutOfMemoryError:
-        return None
-    # float16 overflows now and then, and its scaler leaves those steps out
-    watched = s.recipe.precision != "16-mixed"
-    norm = whole(_gradient_norm(s.model)) if watched else torch.zeros((), device=sums.device)
-    # in one piece, so that the device is waited for once
-    said = torch.cat([sums, (~norm.isfinite()).to(sums)[None]])
-    mine = [float(sum(len(piece.y) for piece in pieces)), float(stop), float(due)]
-    if s.alone:
-        total = said.tolist() + mine
-    else:
-        total = summed(s.fabric, torch.cat([said, said.new_tensor(mine)])).tolist()
-    loss, right, bad, seen, *asked = total
-    return Tally(
-        loss=loss / seen,
-        correct=int(right),
-        seen=int(seen),
-        bad=bad > 0,
-        stop=asked[0] > 0,
-        due=asked[1] > 0,
-    )
-
-
-def _gradients(s: Session, pieces: list[Batch]) -> Tensor:
-    """Add up the gradient of the mean loss; sums over this device's pictures: loss, right ones."""
-    exact = torch.float32 if s.fabric.device.type == "mps" else torch.float64
-    sums = torch.zeros(2, dtype=exact, device=s.fabric.device)
-    s.wrapped.train()
-    for n, piece in enumerate(pieces, 1):
-        count = len(piece.y)
-        with s.fabric.no_backward_sync(s.wrapped, enabled=n < len(pieces)):
-            result = s.task(s.wrapped, piece)
-            # gradients are averaged over devices, whose parts may differ by a picture
-            s.fabric.backward(result["loss"] * (count * s.fabric.world_size / s.batches.size))
-        right = torch.as_tensor(result.get("correct", 0))
-        sums += torch.stack([result["loss"].detach().to(sums) * count, right.to(sums)])
-    return sums
+@contextmanager
+def _clock(position: Position) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    seconds = time.perf_counter() - began
+    position.seconds += seconds
+    position.epoch_seconds += seconds
 
 
 def _does_not_fit(s: Session, batch: Batch) -> TooLarge:
@@ -243,16 +116,6 @@ def _does_not_fit(s: Session, batch: Batch) -> TooLarge:
     with s.fabric.autocast():
         size, world = s.batches.size, s.fabric.world_size
         return too_large(s.model, s.task, batch, size=size, world=world)
-
-
-def _gradient_norm(model: nn.Module) -> Tensor:
-    return nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-
-
-def _advance(position: Position, seconds: float) -> None:
-    position.step += 1
-    position.seconds += seconds
-    position.epoch_seconds += seconds
 
 
 def _end_epoch(s: Session) -> None:
@@ -284,11 +147,8 @@ def _end_epoch(s: Session) -> None:
 def _settle(s: Session) -> None:
     """Let the clock see what the device still has to do."""
     if s.fabric.device.type == "cuda":
-        began = time.perf_counter()
-        torch.cuda.synchronize(s.fabric.device)
-        late = time.perf_counter() - began
-        s.position.seconds += late
-        s.position.epoch_seconds += late
+        with _clock(s.position):
+            torch.cuda.synchronize(s.fabric.device)
 
 
 def _validate(s: Session, source: Source) -> dict[str, float]:
@@ -322,11 +182,10 @@ def _even(s: Session, source: Source) -> Iterator[tuple[bool, Batch]]:
         yield False, next(source.all(size, replace(share, rank=0)))[1]
 
 
-def _save(s: Session) -> None:
+def _save(s: Session, last: Tally) -> None:
     # buffers too: a running variance may overflow while every weight is still finite
     if not all(whole(t).isfinite().all() for t in s.model.state_dict().values()):
-        last = s.batches.at(s.position.step - 1)
-        raise _diverged(s, "weights or statistics stopped being finite", last)
+        raise _diverged(s, "weights or statistics stopped being finite", last.pieces)
     devices, write = s.fabric.world_size, s.fabric.is_global_zero
     save_run(s.run, s.state, s.position, s.data, devices=devices, write=write)
 

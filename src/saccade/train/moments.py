@@ -1,6 +1,10 @@
-"""Two rules that torch does not have everywhere: LAMB, and Muon with AdamW beside it."""
+"""Two rules that torch does not have everywhere: LAMB, and Muon with AdamW beside it.
 
-from collections import defaultdict
+Nothing that changes from step to step is a number of Python's: steps are counted by tensors beside
+the weights, and a rate may be a tensor. So a step can be recorded once and replayed.
+"""
+
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +19,32 @@ five rounds: Jordan, "Muon", https://kellerjordan.github.io/posts/muon, 2024."""
 Group = dict[str, Any]
 
 
-class Lamb(torch.optim.Optimizer):
+class _Counting(torch.optim.Optimizer):
+    """Abstract: weights that have taken the same steps share a counter; outside it is a number."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's, with plain numbers for counters."""
+        given = super().state_dict()
+        counters = {id(s["step"]): s["step"] for s in given["state"].values() if "step" in s}
+        known = {key: int(count) for key, count in counters.items()}
+        given["state"] = {
+            i: {**s, "step": known[id(s["step"])]} if "step" in s else s
+            for i, s in given["state"].items()
+        }
+        return given
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's."""
+        super().load_state_dict(state_dict)
+        for group in self.param_groups:
+            shared: dict[float, Tensor] = {}
+            for p in group["params"]:
+                if "step" in self.state[p]:
+                    n = float(self.state[p]["step"])
+                    self.state[p]["step"] = shared.setdefault(n, _counter(p, n))
+
+
+class Lamb(_Counting):
     """LAMB: Adam's direction u, in steps as long as the layer's weights are.
 
     u = m^ / (sqrt(v^) + eps) + decay w, then w <- w - lr min(|w| / |u|, max_trust) u, where a
@@ -52,16 +81,16 @@ class Lamb(torch.optim.Optimizer):
                 continue
             update = adam_direction(weights, self.state, group["betas"], group["eps"])
             torch._foreach_add_(update, weights, alpha=group["weight_decay"])
-            long, short = torch._foreach_norm(weights), torch._foreach_norm(update)
-            for u, w, d in zip(update, long, short, strict=True):
-                # no branch on a number of the device: that would wait for it
-                ratio = torch.where((w > 0) & (d > 0), w / d, torch.ones_like(w))
-                u.mul_(ratio if group["max_trust"] is None else ratio.clamp(max=group["max_trust"]))
-            torch._foreach_add_(weights, update, alpha=-group["lr"])
+            w, u = (torch.stack(torch._foreach_norm(t)) for t in (weights, update))
+            # no branch on a number of the device: that would wait for it
+            ratio = torch.where((w > 0) & (u > 0), w / u, torch.ones_like(w))
+            ratio = ratio if group["max_trust"] is None else ratio.clamp(max=group["max_trust"])
+            torch._foreach_mul_(update, list((group["lr"] * ratio).unbind()))
+            torch._foreach_sub_(weights, update)
         return loss
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(_Counting):
     """Muon: momentum made orthogonal; AdamW for what is no inner matrix.
 
     A kernel [out, in, k, k] is taken as the matrix [out, in k k]. With g its gradient,
@@ -110,7 +139,8 @@ class Muon(torch.optim.Optimizer):
                 self._turn(weights, group)
             else:
                 update = adam_direction(weights, self.state, group["betas"], group["eps"])
-                torch._foreach_add_(weights, update, alpha=-group["lr"])
+                torch._foreach_mul_(update, group["lr"])
+                torch._foreach_sub_(weights, update)
         return loss
 
     def _turn(self, weights: list[Tensor], group: Group) -> None:
@@ -125,9 +155,9 @@ class Muon(torch.optim.Optimizer):
         if group["nesterov"]:
             torch._foreach_add_(ahead, gradients)
         turned = orthogonal_all([d.flatten(1) for d in ahead], group["iterations"])
-        for p, d in zip(weights, turned, strict=True):
-            rows, columns = d.shape
-            p.add_(d.reshape(p.shape), alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
+        torch._foreach_mul_(turned, [max(1.0, d.shape[0] / d.shape[1]) ** 0.5 for d in turned])
+        torch._foreach_mul_(turned, group["lr"])
+        torch._foreach_sub_(weights, [d.view_as(p) for d, p in zip(turned, weights, strict=True)])
 
 
 def orthogonal_all(matrices: list[Tensor], iterations: int = 5) -> list[Tensor]:
@@ -167,22 +197,50 @@ def adam_direction(
     eps: float,
 ) -> list[Tensor]:
     """m^ / (sqrt(v^) + eps) of each, moving the moments on: Adam's step without its rate."""
-    for p in weights:
-        if not state[p]:
-            state[p].update(step=0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
-        state[p]["step"] += 1
+    new = [p for p in weights if not state[p]]
+    first = _counter(new[0], 0.0) if new else None
+    for p in new:
+        state[p].update(step=first, mean=torch.zeros_like(p), square=torch.zeros_like(p))
     gradients = [p.grad for p in weights if p.grad is not None]
     mean, square = ([state[p][slot] for p in weights] for slot in ("mean", "square"))
     torch._foreach_lerp_(mean, gradients, 1 - betas[0])
     torch._foreach_mul_(square, betas[1])
     torch._foreach_addcmul_(square, gradients, gradients, 1 - betas[1])
-    counts = [state[p]["step"] for p in weights]  # a layer that had no gradient lags behind
-    below = torch._foreach_div(square, [1 - betas[1] ** n for n in counts])
+    update, below = ([torch.empty(0)] * len(weights) for _ in "mv")
+    for count, places in _advanced(weights, state):
+        for out, moment, beta in ((update, mean, betas[0]), (below, square, betas[1])):
+            mine = [moment[i] for i in places]
+            seen = (1 - beta**count).to(mine[0].dtype)
+            for i, corrected in zip(places, torch._foreach_div(mine, seen), strict=True):
+                out[i] = corrected
     torch._foreach_sqrt_(below)
     torch._foreach_add_(below, eps)
-    update = list(torch._foreach_div(mean, [1 - betas[0] ** n for n in counts]))
-    torch._foreach_div_(update, list(below))
+    torch._foreach_div_(update, below)
     return update
+
+
+def _counter(like: Tensor, n: float) -> Tensor:
+    """In float64: near 1, a power of beta in float32 leaves nothing behind the point."""
+    exact = torch.float32 if like.device.type == "mps" else torch.float64
+    return torch.full((), n, dtype=exact, device=like.device)
+
+
+def _advanced(weights: list[Tensor], state: dict[Tensor, Any]) -> list[tuple[Tensor, list[int]]]:
+    """Count a step of each weight; the counters, and the places of the weights that share each."""
+    sharing = Counter(id(slots["step"]) for slots in state.values() if "step" in slots)
+    together: dict[int, list[int]] = defaultdict(list)
+    for i, p in enumerate(weights):
+        together[id(state[p]["step"])].append(i)
+    found = []
+    for places in together.values():
+        count = state[weights[places[0]]]["step"]
+        if sharing[id(count)] > len(places):  # a layer that has no gradient lags behind
+            count = count.clone()
+            for i in places:
+                state[weights[i]]["step"] = count
+        count += 1
+        found.append((count, places))
+    return found
 
 
 def _evaluated(closure: Callable[[], float] | None) -> float | None:

@@ -26,8 +26,15 @@ _WHOLE = ("lamb", "muon")
 """Those that look at a layer as a whole: its norm, its singular values."""
 
 
-def make_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
+def make_optimizer(
+    model: nn.Module, optim: Optim, *, recorded: bool = False
+) -> torch.optim.Optimizer:
     """The optimiser of a recipe. Each group keeps the peak of its rate as "peak_lr".
+
+    Args:
+        model: what learns.
+        optim: the recipe's part.
+        recorded: whether its steps will be part of a CUDA graph; see `make_recordable`.
 
     Raises:
         ValueError: for an unknown optimiser, option or decay rule, naming the nearest; or a value
@@ -44,7 +51,19 @@ def make_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
     optimizer: torch.optim.Optimizer = OPTIMIZER.build(part, model, optim)
     for group in optimizer.param_groups:
         group["peak_lr"] = group["lr"]
+        if recorded:  # torch's own rules; ours never ask the device for a number
+            group |= {name: True for name in ("fused", "capturable") if name in group}
     return optimizer
+
+
+def make_recordable(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Let tensors of the device stand for what changes from step to step, once a state was read."""
+    exact = torch.float64 if device.type == "cpu" else torch.float32  # what fused rules take
+    for group in optimizer.param_groups:
+        group["lr"] = torch.zeros((), dtype=exact, device=device)
+        if isinstance(optimizer, torch.optim.SGD) and group["momentum"]:
+            for p in group["params"]:  # nothing, as before the first step
+                optimizer.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
 
 
 def _groups(learned: list[nn.Parameter], optim: Optim) -> list[dict[str, Any]]:

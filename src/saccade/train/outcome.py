@@ -16,7 +16,7 @@ from saccade.models import MODELS, SpikingModel, describe, rebuild
 from saccade.train.devices import whole
 from saccade.train.evaluate import evaluate
 from saccade.train.files import write_atomically, write_json
-from saccade.train.loop import Session
+from saccade.train.session import Session
 from saccade.train.streamed import source_of
 from saccade.train.tasks import predict
 

@@ -15,16 +15,26 @@ from saccade.data import ImageData, Split, load_data, stratified_split
 from saccade.models import SpikingModel, create_model
 from saccade.train.average import MovingAverage
 from saccade.train.batches import Batches, Plan, Source
+from saccade.train.capture import refusal
 from saccade.train.checkpoint import WEIGHTS, Position, read_run
 from saccade.train.curriculum import try_stages
-from saccade.train.devices import close_fabric, first_alone, open_fabric, share_of, spread_model
+from saccade.train.devices import (
+    close_fabric,
+    first_alone,
+    open_fabric,
+    place_model,
+    share_of,
+    spread_model,
+    wrap_model,
+)
 from saccade.train.files import write_atomically
-from saccade.train.loop import LOG, Progress, Session, fit
+from saccade.train.loop import LOG, fit
 from saccade.train.optim import make_optimizer
 from saccade.train.outcome import finish
 from saccade.train.randomness import seed_for
 from saccade.train.recipe import Recipe, dump_recipe, parse_recipe
 from saccade.train.schedule import rate_share
+from saccade.train.session import Progress, Session
 from saccade.train.streamed import batches_of, source_of
 from saccade.train.tasks import make_task
 
@@ -192,16 +202,18 @@ def _open(
     if saved := read_run(run):
         saved.restore_weights(model, judged)
         _compare_devices(fabric, saved.header.devices)
-    model.to(fabric.device)
+    place_model(fabric, model)
     task.prepare(model)
     try_stages(model, recipe.curriculum)
     batches, validation = _load_onto(fabric, recipe, data, workers)
     # fsdp puts other parameters in their places, which optimiser and average have to know
-    wrapped = fabric.setup_module(model)
+    wrapped = wrap_model(fabric, model)
     if judged:
-        spread_model(fabric, judged.to(fabric.device))
+        place_model(fabric, judged)
+        spread_model(fabric, judged)
+    eager = refusal(fabric, recipe, task)
     with _naming("optim", asdict(recipe.optim)):
-        optimizer = make_optimizer(model, recipe.optim)
+        optimizer = make_optimizer(model, recipe.optim, recorded=not eager)
         rate_share(recipe.optim, 0, 1)
     session = Session(
         recipe=recipe,
@@ -214,6 +226,7 @@ def _open(
         batches=batches,
         validation=validation,
         progress=progress,
+        eager=eager,
         average=average,
         data=_describe(recipe, data),
     )

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from saccade._registry import Registry
 from saccade.train.recipe import Optim
@@ -60,7 +61,15 @@ def learning_rate(optim: Optim, step: int, steps: int) -> float:
     return optim.lr * rate_share(optim, step, steps)
 
 
-def set_rates(optimizer: torch.optim.Optimizer, share: float) -> None:
-    """Give every group its own peak (see `make_optimizer`) times the share."""
+def set_rates(optimizer: torch.optim.Optimizer, share: float | Tensor) -> None:
+    """Give every group its own peak (see `make_optimizer`) times the share.
+
+    Where a group holds a tensor for its rate, that is filled; see
+    `saccade.train.optim.make_recordable`.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * share
+        rate = group["peak_lr"] * share
+        if isinstance(group["lr"], Tensor):
+            group["lr"].copy_(torch.as_tensor(rate))
+        else:
+            group["lr"] = rate

@@ -92,6 +92,8 @@ class FromDisk(Batches):
         super().__init__(pictures, plan)
         self.pictures = pictures
         self.reader = _Reader(split=pictures.split, how=plan.how, seed=plan.seed)
+        if pictures.workers:
+            _start_method()  # now, because batches may be asked for from another thread
         self._next = -1
         self._stream: Iterator[Batch] = iter(())
 

@@ -59,6 +59,11 @@ class Batch:
 class Task(ABC):
     """Abstract. A subclass is final."""
 
+    repeats: bool = True
+    """Whether every call does the same operations to tensors of the same shapes, so that one call
+    can be recorded and replayed. False for a task that counts its calls, draws from Python's
+    chance or decides on a number that it takes from a tensor."""
+
     def prepare(self, model: SpikingModel) -> None:  # noqa: B027  (most have nothing to do)
         """Called once, with the model on its device, before anything is written.
 
