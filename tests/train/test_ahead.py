@@ -157,7 +157,7 @@ def test_workers_may_be_started_and_read_from_the_thread(tmp_path: Path):
     data = load_data(
         {"name": "folder", "path": str(at), "channels": 1, "image_size": 8, "stream": True}
     )
-    plan = Plan(size=7, seed=3, mix=Mix(mixup=1.0))
+    plan = Plan(size=7, seed=3, mix=Mix(mixup=1.0), epochs=4)
 
     def batches(workers: int) -> Batches:
         return batches_of(source_of(data.train, data, CPU, workers), plan)

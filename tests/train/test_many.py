@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.wrappers import _FabricModule
 from torch import Tensor, nn
 
+from saccade.analysis import explain
 from saccade.data import Augment, Mix
 from saccade.data.randaugment import RandAugment
-from saccade.train import Diverged, Interrupted, loop
+from saccade.train import Diverged, Interrupted, flight, loop
 from saccade.train import run as module
 from saccade.train.batches import Pictures, Plan, Resident
 from saccade.train.checkpoint import read, read_run
@@ -28,6 +30,7 @@ from saccade.train.recipe import Average, Optim, Recipe
 from saccade.train.run import Silent
 from saccade.train.synchronised import alone, synchronised
 from tests.train.ranks import Ranks, environment
+from tests.train.test_capture import Again, plain_rules
 from tests.train.test_memory import Small
 from tests.train.tiny import in_float64, tiny_data, tiny_recipe
 
@@ -63,6 +66,28 @@ def run_one(folder: Path, strategy: str, changes: dict[str, Any]) -> dict[str, A
     kinds = {type(m) for m in model.modules() if isinstance(m, nn.BatchNorm2d)}
     assert kinds == {nn.BatchNorm2d}
     return {"log": session.log, "metrics": metrics, "position": session.position}
+
+
+def run_one_as_on_gpus(folder: Path, changes: dict[str, Any]) -> dict[str, Any]:
+    """As `run_one` with ddp, but nothing stands around the model, and steps are recorded."""
+    recorders: list[Again] = []
+
+    def recorder(device: torch.device) -> Again:
+        recorders.append(Again(device))
+        return recorders[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "wrap_model", bare)
+        patch.setattr(module, "refusal", lambda fabric, recipe, task: "")
+        patch.setattr(module, "make_optimizer", plain_rules(module.make_optimizer))
+        patch.setattr(flight, "CudaGraphs", recorder)
+        patch.setattr(flight, "_late", lambda s: 1)
+        found = run_one(folder, "ddp", changes)
+    return found | {"recorded": [r.recorded for r in recorders]}
+
+
+def bare(fabric: Fabric, model: nn.Module) -> _FabricModule:
+    return _FabricModule(model, fabric.strategy, original_module=model)
 
 
 TOGETHER = {
@@ -130,6 +155,40 @@ def test_two_devices_come_to_what_one_comes_to_with_all_that_a_recipe_can_switch
                 assert row[key] == pytest.approx(other[key], rel=1e-9), key
         assert mine["metrics"]["weights"] == "averaged"
         assert mine["metrics"]["test_loss"] == pytest.approx(one["metrics"]["test_loss"], rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, TOGETHER], ids=["plain", "together"])
+def test_gradients_that_are_summed_in_one_piece_in_recorded_steps_come_to_what_one_device_does(
+    tmp_path: Path, pair: Ranks, changes: dict[str, Any]
+):
+    both = pair(run_one_as_on_gpus, tmp_path / "two", changes)
+    one = run_one(tmp_path / "one", "auto", changes)
+    assert all(mine["recorded"] for mine in both)
+    assert_alike(tmp_path / "two", tmp_path / "one")
+    for mine in both:
+        assert mine["position"].step == one["position"].step
+        for row, other in zip(mine["log"], one["log"], strict=True):
+            for key in ("loss", "validation_loss", "accuracy", "validation_accuracy"):
+                # shares of the classes stand for labels where a recipe mixes: in float32, as x
+                assert row[key] == pytest.approx(other[key], rel=1e-7), key
+
+
+def variants_of_a_pass() -> tuple[set[str], int]:
+    """What `explain` says of a model whose norms are joined."""
+    data = tiny_data(N=30)
+    open_fabric(device="cpu", precision="32-true", strategy="ddp")
+    model = module.build_model(recipe(), data).train()
+    with synchronised(model):
+        seen = explain(model, torch.rand(2, 1, 8, 8))
+    return {call.variant for call in seen.calls if call.op == "norm_lif"}, len(seen.apart)
+
+
+@pytest.mark.slow
+def test_joined_norms_leave_projections_fused(pair: Ranks):
+    for variants, apart in pair(variants_of_a_pass):
+        assert variants == {"composed"}
+        assert apart == 0
 
 
 @pytest.mark.slow

@@ -54,7 +54,51 @@ def statistics(
     off = first / n
     mean = tl.load(y + c, channel, 0.0).to(tl.float64) + off
     var = (second / n - off * off).to(tl.float32)
-    mean = mean.to(tl.float32)
+    _settle(
+        mean.to(tl.float32), var, correction, weight, bias, offset, running_mean, running_var, coef,
+        momentum, eps, c, channel, OFFSET, C,
+    )  # fmt: skip
+
+
+@triton.jit
+def moments(y, partial, out, P, n, C: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr):
+    """Sums of this process, in float64: of y and of its square, [2, C], then of ones."""
+    c = tl.program_id(0) * BC + tl.arange(0, BC)
+    channel = c < C
+    first, second = _added(partial, c, channel, P, C, BP, BC)
+    shift = tl.load(y + c, channel, 0.0).to(tl.float64)
+    tl.store(out + c, first + n * shift, channel)
+    tl.store(out + C + c, second + 2 * shift * first + n * shift * shift, channel)
+    tl.store(out + 2 * C + c, tl.zeros([BC], tl.float64) + n, c == 0)
+
+
+@triton.jit
+def joined_statistics(
+    sums, weight, bias, offset, running_mean, running_var, coef, n, shown, momentum, eps,
+    OFFSET: tl.constexpr, C: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    """As `statistics`, of `moments` that were added up over processes; their share goes behind."""
+    c = tl.program_id(0) * BC + tl.arange(0, BC)
+    channel = c < C
+    count = tl.load(sums + 2 * C)
+    mean = tl.load(sums + c, channel, 0.0) / count
+    var = tl.load(sums + C + c, channel, 0.0) / count - mean * mean
+    var = tl.maximum(var, 0.0).to(tl.float32)
+    seen = count * shown
+    correction = (seen / tl.maximum(seen - 1, 1.0)).to(tl.float32)
+    _settle(
+        mean.to(tl.float32), var, correction, weight, bias, offset, running_mean, running_var, coef,
+        momentum, eps, c, channel, OFFSET, C,
+    )  # fmt: skip
+    tl.store(coef + 4 * C + c, tl.zeros([BC], tl.float32) + (n / count).to(tl.float32), channel)
+
+
+@triton.jit
+def _settle(
+    mean, var, correction, weight, bias, offset, running_mean, running_var, coef, momentum, eps, c,
+    channel, OFFSET: tl.constexpr, C: tl.constexpr,
+):  # fmt: skip
+    """Coefficients of known statistics; moves the running ones."""
     rstd = 1 / tl.sqrt(var + eps)
     a = tl.load(weight + c, channel, 0.0).to(tl.float32) * rstd
     tl.store(coef + c, mean, channel)

@@ -1,5 +1,6 @@
 """Parameters without architecture: neurons, layers, stems."""
 
+from saccade.nn.joined import JoinedNorm as JoinedNorm
 from saccade.nn.layers import MLP as MLP
 from saccade.nn.layers import MLPS as MLPS
 from saccade.nn.layers import DepthwiseConvolution as DepthwiseConvolution

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
 from saccade._registry import Part, Registry
+from saccade.nn.joined import JoinedNorm
 from saccade.nn.neurons import WATCHED, is_watched, make_neuron
 from saccade.ops import Norm, conv, norm_lif
 
@@ -74,9 +75,9 @@ class Projection(nn.Module):
 
     def apart(self) -> str | None:
         """Why the parts run one by one, or None where they run fused."""
-        parts = ("conv", self.conv, nn.Conv2d), ("norm", self.norm, nn.BatchNorm2d)
-        for name, part, plain in parts:
-            if type(part) is not plain:
+        norms = nn.BatchNorm2d, JoinedNorm
+        for name, part, plain in ("conv", self.conv, (nn.Conv2d,)), ("norm", self.norm, norms):
+            if type(part) not in plain:
                 return f"the {name} is a {type(part).__name__}"
             if is_watched(part):
                 return f"the {name} {WATCHED}"
@@ -99,6 +100,7 @@ class Projection(nn.Module):
             momentum=cast(float, n.momentum),
             eps=n.eps,
             offset=self.conv.bias,
+            join=n.join if isinstance(n, JoinedNorm) else None,
         )
 
 

@@ -11,6 +11,7 @@ from saccade.ops.lif import lif as lif
 from saccade.ops.lrf import causal_mix as causal_mix
 from saccade.ops.lrf import fft_convolve as fft_convolve
 from saccade.ops.lrf import token_scan as token_scan
+from saccade.ops.norm_lif import Join as Join
 from saccade.ops.norm_lif import Norm as Norm
 from saccade.ops.norm_lif import norm_lif as norm_lif
 from saccade.ops.pmsn import soma as soma

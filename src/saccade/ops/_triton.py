@@ -78,14 +78,14 @@ class Kernels:
         self.eager: Callable[..., Any] = run
         if keep is not None and differentiate is not None:
             self.op.register_autograd(differentiate, setup_context=keep)
-            self.eager = _function(name, run, keep, differentiate)
+            self.eager = function(name, run, keep, differentiate)
 
     def __call__(self, x: Tensor, *args: Any) -> Any:
         plain = type(x) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
         return (self.eager if plain else self.op)(x, *args)
 
 
-def _function(
+def function(
     name: str,
     run: Callable[..., Any],
     keep: Callable[..., None],

@@ -7,6 +7,7 @@ from saccade.ops._op import Op
 from saccade.ops._triton import AVAILABLE, MISSING
 from saccade.ops.lif.reference import Fire
 from saccade.ops.norm_lif import composed, numba
+from saccade.ops.norm_lif.joined import Join as Join
 from saccade.ops.norm_lif.reference import Norm as Norm
 from saccade.ops.norm_lif.reference import scan
 

@@ -40,6 +40,8 @@ def refuses(
     """Constants only, and channels last in memory."""
     if isinstance(decay, Tensor) or isinstance(gain, Tensor):
         return "decay and gain are learned here"
+    if norm.training and norm.join is not None:
+        return "its statistics are those of several processes"
     if not y.permute(0, 1, 3, 4, 2).is_contiguous():
         return "the currents are not channels-last in memory"
     return no_kernel(y)

@@ -9,6 +9,7 @@ from torch.nn.functional import batch_norm, max_pool2d
 
 from saccade.ops.lif.reference import Fire
 from saccade.ops.lif.reference import scan as lif_scan
+from saccade.ops.norm_lif.joined import Join, keep, normalise
 
 Lif = Callable[..., tuple[Tensor, Tensor]]
 
@@ -26,6 +27,7 @@ class Norm:
         eps: added to the variance.
         offset: [C], a constant that is added to the currents first: the bias of the layer
             before. Of a batch's own statistics nothing is left of it but the running mean.
+        join: makes a batch's own statistics those of several processes; None for one process.
     """
 
     weight: Float[Tensor, " C"]
@@ -36,6 +38,7 @@ class Norm:
     momentum: float = 0.1
     eps: float = 1e-5
     offset: Float[Tensor, " C"] | None = None
+    join: Join | None = None
 
     def __call__(self, frames: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
         """Normalise; moves the running statistics while training."""
@@ -44,6 +47,10 @@ class Norm:
             frames = frames + n.offset[:, None, None]
         if len(frames) == 1:  # its gradient: torch 2.13 mixes up the places if channels are last
             frames = frames.contiguous()
+        if n.training and n.join is not None:
+            y, *seen = normalise(frames, n.weight, n.bias, n.eps, n.join)
+            keep(n.running_mean, n.running_var, n.momentum, *seen)
+            return y
         return batch_norm(
             frames, n.running_mean, n.running_var, n.weight, n.bias, n.training, n.momentum, n.eps
         )

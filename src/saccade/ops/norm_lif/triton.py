@@ -21,6 +21,7 @@ from saccade.ops._triton import (
     FLAGS,
     Kernels,
     channels_last,
+    function,
     launch,
     operator,
     power_of_two,
@@ -29,6 +30,7 @@ from saccade.ops._triton import (
 from saccade.ops._triton import refuses as no_kernel
 from saccade.ops.lif.constants import constants, fire_of, scalars
 from saccade.ops.lif.reference import Fire
+from saccade.ops.norm_lif.joined import Join
 from saccade.ops.norm_lif.reference import Norm
 
 PROGRAMS = 1056
@@ -94,18 +96,40 @@ def _measure(
     running_var: Tensor, momentum: float, eps: float, steps: int,
 ) -> Tensor:  # fmt: skip
     """Coefficients [4, C]: mean, 1/sd, and the norm as a y + b."""
+    (rows, C), partial = _shape(y), _sums(y)
+    coef = torch.empty(4, C, device=y.device)
+    seen = steps * rows
+    launch(
+        kernels.statistics, (tiles(C, TALL[1]),), y, partial, weight, bias, offset, running_mean,
+        running_var, coef, len(partial), len(y) * rows, seen / max(1, seen - 1), momentum, eps,
+        OFFSET=offset is not None, C=C, BP=TALL[0], BC=TALL[1],
+    )  # fmt: skip
+    return coef
+
+
+def _sums(y: Tensor) -> Tensor:
+    """Of each channel, shifted by its first value, and of its square: partial ones [P, 2, C]."""
     (rows, C), frames = _shape(y), len(y)
     BR, BC = fire_tile(C, 1, 4096)
     P = _programs(frames * rows, BR, tiles(C, BC))
     partial = torch.empty(P, 2, C, device=y.device)
-    coef = torch.empty(4, C, device=y.device)
     grid = P, tiles(C, BC)
     launch(kernels.sums, grid, y, partial, frames * rows, C=C, BR=BR, BC=BC, num_warps=8)
-    seen = steps * rows
+    return partial
+
+
+def _measure_joined(y: Tensor, norm: Norm, steps: int, join: Join) -> Tensor:
+    """As `_measure`, over all processes; and [1, C], the share of this one in what they saw."""
+    (rows, C), partial = _shape(y), _sums(y)
+    n, grid = len(y) * rows, (tiles(C, TALL[1]),)
+    sums = torch.empty(2 * C + 1, dtype=torch.float64, device=y.device)
+    launch(kernels.moments, grid, y, partial, sums, len(partial), n, C=C, BP=TALL[0], BC=TALL[1])
+    join(sums)
+    coef = torch.empty(5, C, device=y.device)
     launch(
-        kernels.statistics, (tiles(C, TALL[1]),), y, partial, weight, bias, offset, running_mean,
-        running_var, coef, P, frames * rows, seen / max(1, seen - 1), momentum, eps,
-        OFFSET=offset is not None, C=C, BP=TALL[0], BC=TALL[1],
+        kernels.joined_statistics, grid, sums, norm.weight, norm.bias, norm.offset,
+        norm.running_mean, norm.running_var, coef, n, steps / len(y), norm.momentum, norm.eps,
+        OFFSET=norm.offset is not None, C=C, BC=TALL[1],
     )  # fmt: skip
     return coef
 
@@ -168,15 +192,26 @@ def _run_back(
     v_rest: float, strict: bool, detach_reset: bool, surrogate: str, alpha: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Gradients of y, and [2, C] sums that are those of bias and weight."""
-    fire = fire_of(v_threshold, v_reset, v_rest, strict, detach_reset, surrogate, alpha)
+    p = decay, gain, v_threshold, v_reset, v_rest, strict, detach_reset, surrogate, alpha
+    return _back(y, coef, grad_s, code, batch, steps, pools, p, None)
+
+
+def _back(
+    y: Tensor, coef: Tensor, grad_s: Tensor, code: Tensor, batch: bool, steps: int, pools: bool,
+    p: tuple[Any, ...], join: Join | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """See `_run_back`; where processes join theirs, the sums that are returned stay this one's."""
+    decay, gain, *others = p
+    detach_reset, surrogate = others[4:6]
+    fire = fire_of(*others)
     pass_over = _back_pooled if pools else _back_plain
     neuron = constants(decay, gain, fire) | {"DETACH": detach_reset, "KIND": surrogate}
-    return pass_over(y, coef, grad_s, code, batch, steps, fire.rest, neuron)
+    return pass_over(y, coef, grad_s, code, batch, steps, fire.rest, neuron, join)
 
 
 def _back_plain(
     y: Tensor, coef: Tensor, grad_s: Tensor, code: Tensor, batch: bool, steps: int, rest: float,
-    neuron: Pass,
+    neuron: Pass, join: Join | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Find the gradient twice: for its sums, then to write it."""
     (rows, C), grad_y = _shape(y), torch.empty_like(y)
@@ -184,17 +219,18 @@ def _back_plain(
     columns = tiles(C, BC)
     P = _programs(rows, BR, columns)
     partial, sums = torch.empty(P, 2, C, device=y.device), torch.empty(2, C, device=y.device)
-    given, sizes = (y, coef, sums, grad_s), (rows, steps * rows, rest)
+    sizes = rows, steps * rows, rest
     how = neuron | {"T": steps, "ONCE": len(y) < steps, "BATCH": batch, "C": C, "BR": BR, "BC": BC}
-    launch(kernels.back, (P, columns), *given, partial, *sizes, APPLY=False, **how)
+    launch(kernels.back, (P, columns), y, coef, sums, grad_s, partial, *sizes, APPLY=False, **how)
     _total(partial, sums)
-    launch(kernels.back, (tiles(rows, BR), columns), *given, grad_y, *sizes, APPLY=True, **how)
+    means, grid = _joined(sums, coef, join), (tiles(rows, BR), columns)
+    launch(kernels.back, grid, y, coef, means, grad_s, grad_y, *sizes, APPLY=True, **how)
     return grad_y, sums
 
 
 def _back_pooled(
     y: Tensor, coef: Tensor, grad_s: Tensor, code: Tensor, batch: bool, steps: int, rest: float,
-    neuron: Pass,
+    neuron: Pass, join: Join | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Finding it through the max-pool is dear: write it behind the norm, then correct it."""
     (rows, C), (H, W), (h, w) = _shape(y), y.shape[3:], grad_s.shape[3:]
@@ -210,8 +246,9 @@ def _back_pooled(
     _total(partial.flatten(0, 1), sums)
     pixels, n = len(y) * rows, steps * rows
     launch(
-        kernels.back_norm, (tiles(pixels, BR), columns), grad_y, y, coef, sums, pixels, n,
-        neuron["gain"], n / pixels, BATCH=batch, C=C, BR=BR, BC=BC,
+        kernels.back_norm, (tiles(pixels, BR), columns), grad_y, y, coef,
+        _joined(sums, coef, join), pixels, n, neuron["gain"], n / pixels, BATCH=batch, C=C, BR=BR,
+        BC=BC,
     )  # fmt: skip
     return grad_y, sums
 
@@ -221,6 +258,15 @@ def _total(partial: Tensor, sums: Tensor) -> None:
     C = sums.shape[1]
     grid = (tiles(C, TALL[1]),)
     launch(kernels.total, grid, partial, sums, len(partial), C=C, BP=TALL[0], BC=TALL[1])
+
+
+def _joined(sums: Tensor, coef: Tensor, join: Join | None) -> Tensor:
+    """Sums over all processes, as long as if this one had seen them all by itself."""
+    if join is None:
+        return sums
+    everywhere = sums.double()
+    join(everywhere)
+    return (everywhere * coef[4]).float()
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -242,17 +288,44 @@ def _differentiate(ctx: Any, grad_s: Tensor, *_: Any) -> tuple[Tensor | None, ..
 _op = Kernels("norm_fire", _run, _keep, _differentiate)
 
 
+def _run_joined(join: Join, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _run(*args)
+
+
+def _keep_joined(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.join = inputs[0]
+    _keep(ctx, inputs[1:], output)
+
+
+def _differentiate_joined(ctx: Any, grad_s: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    y, coef, code = ctx.saved_tensors
+    given = y, coef, channels_last(grad_s), code, ctx.batch, ctx.steps, ctx.pools
+    grad_y, sums = _back(*given, tuple(ctx.constants), ctx.join)
+    grad_offset = torch.zeros_like(sums[0]) if ctx.offset else None
+    others = (None for _ in range(5 + len(ctx.constants)))
+    return None, grad_y, sums[1] * coef[1], sums[0], grad_offset, *others
+
+
+_op_joined = function("norm_fire_joined", _run_joined, _keep_joined, _differentiate_joined)
+"""No operator of torch: processes that talk inside it are nothing that could be exported."""
+
+
 def scan(
     y: Tensor, norm: Norm, decay: float, gain: float, fire: Fire, steps: int, pools: bool
 ) -> Tensor:
     """See `saccade.ops.norm_lif.reference.scan`."""
+    join = norm.join if norm.training else None
     with torch.no_grad():
-        coef = _measured(y, norm, steps) if norm.training else _known(norm)
+        if join is not None:
+            coef = _measure_joined(y, norm, steps, join)
+        else:
+            coef = _measured(y, norm, steps) if norm.training else _known(norm)
     keeps = torch.is_grad_enabled() and y.requires_grad
-    s, bits, _ = _op(
+    args = (
         y, norm.weight, norm.bias, norm.offset, coef, norm.training, steps, pools, keeps, decay,
         gain, *scalars(fire),
     )  # fmt: skip
+    s, bits, _ = _op(*args) if join is None else _op_joined(join, *args)
     if keeps:
         remember(s, bits)
     spikes: Tensor = s
