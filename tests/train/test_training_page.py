@@ -9,7 +9,7 @@ import pytest
 from saccade._registry import keywords
 from saccade.data import Augment, Mix
 from saccade.data.randaugment import OPERATION, RandAugment
-from saccade.train.curriculum import Stage
+from saccade.train.curriculum import Stage, stage_at
 from saccade.train.optim import DECAY, OPTIMIZER
 from saccade.train.recipe import PRECISIONS, Average, Optim, Recipe, parse_recipe
 from saccade.train.schedule import SCHEDULE
@@ -48,4 +48,4 @@ def test_the_example_is_a_recipe_that_can_be_trained(tmp_path: Path):
     recipe, data = parse_recipe(example), tiny_data(K=10, N=40)
     session = opened(tmp_path, recipe, data)
     assert session.average is not None
-    assert session.stage.T == 1
+    assert stage_at(recipe.curriculum, 0, session.steps).T == 1

@@ -56,13 +56,12 @@ def fit(session: Session) -> None:
         while s.position.step < s.steps:
             due = time.perf_counter() - saved > SAVE_SECONDS
             tallies = _go(s, flight, bool(stop), due)
-            # many devices stop after the step in whose tally all of them have heard of it
-            stopping = bool(stop) if s.alone else any(t.stop for t in tallies)
-            if not (flight.at_end or stopping or any(t.due for t in tallies)):
+            if not (flight.at_end or _stops(s, stop, tallies) or any(t.due for t in tallies)):
                 continue
             with _clock(s.position):
                 last = flight.land()
             tallies += _heard(s, last)
+            stopping = _stops(s, stop, tallies)
             if flight.at_end:
                 _end_epoch(s)
             _save(s, tallies[-1])
@@ -80,6 +79,11 @@ def _go(s: Session, flight: Flight, stop: bool, due: bool) -> list[Tally]:
         flight.forget()
         raise _does_not_fit(s, unfit)
     return _heard(s, tallies)
+
+
+def _stops(s: Session, stop: list[int], tallies: list[Tally]) -> bool:
+    """Many devices stop after the step in whose tally all of them have heard of it."""
+    return bool(stop) if s.alone else any(tally.stop for tally in tallies)
 
 
 def _heard(s: Session, tallies: list[Tally]) -> list[Tally]:
@@ -192,6 +196,7 @@ def _save(s: Session, last: Tally) -> None:
 
 def _diverged(s: Session, what: str, pieces: list[Batch]) -> Diverged:
     good = s.run / "last.safetensors"
+    s.model.train()  # as in a step; where steps are replayed it is as it was left
     layers = diagnose(s.model, pieces[0].shown)
     kept = f"the last good checkpoint is kept: {good}" if good.exists() else "nothing was saved yet"
     where = f"step {s.position.step} (epoch {s.position.step // len(s.batches) + 1})"

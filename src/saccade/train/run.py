@@ -202,9 +202,9 @@ def _open(
     if saved := read_run(run):
         saved.restore_weights(model, judged)
         _compare_devices(fabric, saved.header.devices)
+    try_stages(model, recipe.curriculum)  # before its kernels lie as a GPU wants them
     place_model(fabric, model)
     task.prepare(model)
-    try_stages(model, recipe.curriculum)
     batches, validation = _load_onto(fabric, recipe, data, workers)
     # fsdp puts other parameters in their places, which optimiser and average have to know
     wrapped = wrap_model(fabric, model)

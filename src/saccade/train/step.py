@@ -98,7 +98,7 @@ def add_gradients(s: Session, pieces: Sequence[Batch]) -> Tensor:
         with _apart(s, n < len(pieces)):
             result = s.task(s.wrapped, piece)
             s.fabric.backward(result["loss"] * (count * world / s.batches.size))
-        right = torch.as_tensor(result.get("correct", 0))
+        right = result.get("correct", torch.zeros_like(sums[0]))
         sums += torch.stack([result["loss"].detach().to(sums) * count, right.to(sums)])
     return sums
 
