@@ -236,8 +236,17 @@ def _additions(module: nn.Conv2d | nn.Linear, x: Tensor) -> float:
     """Sum over inputs of |n| times the number of weights that meet it."""
     if isinstance(module, nn.Linear):
         return x.abs().sum(dtype=torch.float64).item() * module.out_features
-    # weights are alike for this count: one channel of ones, so that borders are exact
-    total = x.abs().sum(1, keepdim=True, dtype=torch.float64)
-    ones = torch.ones(1, 1, *module.kernel_size, dtype=total.dtype, device=x.device)
-    met = conv2d(total, ones, None, module.stride, module.padding, module.dilation)
-    return met.sum().item() * module.out_channels / module.groups
+    # weights are alike for this count, so what a pixel meets depends on its place alone
+    grid = x.abs().sum((0, 1), dtype=torch.float64)
+    met: Tensor = (grid * _taps(module, grid)).sum()
+    return float(met) * module.out_channels / module.groups
+
+
+def _taps(module: nn.Conv2d, grid: Tensor) -> Tensor:
+    """For each pixel of a grid [H W], how many places of the kernel it meets; fewer at borders."""
+    one = torch.ones(1, 1, *module.kernel_size, dtype=grid.dtype)
+    there = torch.zeros(1, 1, *grid.shape, dtype=grid.dtype, requires_grad=True)
+    with torch.enable_grad():
+        met = conv2d(there, one, None, module.stride, module.padding, module.dilation)
+        (taps,) = torch.autograd.grad(met.sum(), there)
+    return taps[0, 0].to(grid.device)
