@@ -5,7 +5,7 @@ python benchmarks/record.py RUN [RUN ...] --out records/DATE_NAME --seeds 0,1,2 
 Each run's recipe, log and metrics are copied into sN, N its seed; summary.json says which seeds are
 done and which are left, mean and sd of those done, hardware, versions and commit. The test accuracy
 is that of the last epoch, as the run measured it once; nothing is chosen here. --weights keeps the
-judged weights of the first run, in bfloat16, in files of less than 16 MB.
+judged weights of the first run in files of less than 16 MB: kernels in bfloat16, all else as it is.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def keep_weights(run: Path, out: Path) -> None:
     state = saccade.load(run).state_dict()
     parts: list[dict[str, torch.Tensor]] = [{}]
     for name, tensor in state.items():
-        value = tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
+        value = tensor.to(torch.bfloat16) if tensor.dim() > 1 else tensor
         held = sum(t.nbytes for t in parts[-1].values())
         if held + value.nbytes > MOST:
             parts.append({})
