@@ -19,7 +19,7 @@ from saccade.ops import listening
 from saccade.transform import fuse
 
 GROUPS = {
-    "convolution": ("xmma", "cudnn", "implicit", "nchwToNhwc", "nhwcToNchw"),
+    "convolution": ("xmma", "cudnn", "implicit", "nchwToNhwc", "nhwcToNchw", "sense"),
     "matrix product": ("nvjet", "gemm", "cutlass", "splitK"),
     "norm + neuron, forward": ("sums", "statistics", "fire", "pool"),
     "norm + neuron, backward": ("back_pool", "back_norm", "back", "total"),
