@@ -1,6 +1,7 @@
 """A run stopped anywhere, then resumed, ends as one that was never stopped."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ from lightning_fabric.plugins.precision.amp import MixedPrecision
 from saccade.data import Augment, Mix
 from saccade.data.randaugment import RandAugment
 from saccade.train import Interrupted, Recipe, files, loop, run, train
-from saccade.train.checkpoint import Position
+from saccade.train.checkpoint import Position, State
 from saccade.train.curriculum import Stage
 from saccade.train.recipe import Average, Optim
 from saccade.train.run import Silent
@@ -183,6 +184,7 @@ def test_a_crash_around_any_move_of_a_file_is_resumed_exactly(
     move: int,
     before: bool,
 ):
+    monkeypatch.setattr(loop, "SAVE_SHARE", math.inf)
     moves: list[str] = []
     replace = os.replace
 
@@ -202,6 +204,24 @@ def test_a_crash_around_any_move_of_a_file_is_resumed_exactly(
     assert_same_run(tmp_path / "run", whole)
     left = {path.name for path in (tmp_path / "run").iterdir()}
     assert left == {path.name for path in whole.iterdir()}
+
+
+@pytest.mark.parametrize(("share", "saved"), [(math.inf, [3, 6, 9]), (0.0, [3, 9])])
+def test_short_epochs_share_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, saved: list[int]
+):
+    monkeypatch.setattr(loop, "SAVE_SHARE", share)
+    use(monkeypatch, tiny_data())
+    steps, write = [], loop.save_run
+
+    def save(run: Path, state: State, position: Position, *others: Any, **options: Any) -> None:
+        steps.append(position.step)
+        write(run, state, position, *others, **options)
+
+    monkeypatch.setattr(loop, "save_run", save)
+    train(tiny_recipe(), tmp_path / "run")
+    assert steps == saved
+    assert len(log_rows(tmp_path / "run")) == 3  # the log has every epoch
 
 
 def test_a_crash_while_a_checkpoint_is_written_is_resumed_exactly(

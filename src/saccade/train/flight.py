@@ -80,6 +80,11 @@ class Flight:
         """Whether the last step that was launched ends an epoch."""
         return self.next % len(self.s.batches) == 0
 
+    @property
+    def ends_next(self) -> bool:
+        """Whether the next one will."""
+        return (self.next + 1) % len(self.s.batches) == 0
+
     def launch(self, stop: bool, due: bool) -> Batch | None:
         """Give the device its next step; a piece of the batch where that did not fit."""
         s, step = self.s, self.next

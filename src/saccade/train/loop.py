@@ -28,7 +28,9 @@ from saccade.train.tasks import Batch, predict
 
 LOG = "log.jsonl"
 SAVE_SECONDS = 60.0
-"""A checkpoint is at most this much work old; one is also written after every epoch."""
+"""A checkpoint is at most this much work old."""
+SAVE_SHARE = 0.02
+"""Of the time, what checkpoints at the ends of epochs may take; so short epochs share one."""
 _GONE = re.compile(r"gloo|nccl|Connection (closed|reset)", re.IGNORECASE)
 
 
@@ -52,9 +54,10 @@ def fit(session: Session) -> None:
             stack.enter_context(synchronised(s.model))
             stack.enter_context(_losing(s))
         flight = stack.enter_context(flying(s))
-        saved = time.perf_counter()
+        saved, cost = time.perf_counter(), 0.0
         while s.position.step < s.steps:
-            due = time.perf_counter() - saved > SAVE_SECONDS
+            age = time.perf_counter() - saved
+            due = age > SAVE_SECONDS or (flight.ends_next and age * SAVE_SHARE >= cost)
             tallies = _go(s, flight, bool(stop), due)
             if not (flight.at_end or _stops(s, stop, tallies) or any(t.due for t in tallies)):
                 continue
@@ -64,8 +67,11 @@ def fit(session: Session) -> None:
             stopping = _stops(s, stop, tallies)
             if flight.at_end:
                 _end_epoch(s)
-            _save(s, tallies[-1])
-            saved = time.perf_counter()
+            if stopping or s.position.step == s.steps or any(t.due for t in tallies):
+                began = time.perf_counter()
+                _save(s, tallies[-1])
+                saved = time.perf_counter()
+                cost = saved - began
             if stopping and s.position.step < s.steps:
                 raise Interrupted
 
