@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 AVAILABLE = find_spec("numba") is not None
-TILE = 1024
-"""Numbers that a kernel handles at once: a few float32 arrays of them fit in the first cache."""
+TILE, LANES = 1024, 32
+"""Numbers that a kernel handles between two looks at its coefficients, about; and in a vector."""
 TASKS = 64
 """Shares that sums are cut into, whatever the number of threads."""
 _Share = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
@@ -89,16 +89,17 @@ def cell(decay: float, gain: float, fire: Fire) -> Any:
         reset=f32(fire.v_reset or 0.0),
         rest=f32(fire.rest),
         alpha=f32(fire.sharpness),
-        follow=f32(not fire.detach_reset),
         carry=f32(0 if fire.detach_membrane else decay),
+        follow=not fire.detach_reset,
         hard=fire.v_reset is not None,
         kind=kinds.index(fire.surrogate),
     )
 
 
 def tile_of(C: int) -> int:
-    """Length of a tile: whole rows of C channels."""
-    return C * max(1, TILE // C)
+    """Length of a tile: whole rows of C channels, and whole vectors."""
+    least = math.lcm(C, LANES)
+    return least * max(1, TILE // least)
 
 
 def tasks_of(n: int, tile: int) -> tuple[int, int]:
