@@ -20,7 +20,7 @@ from saccade._sources import Equation
 from saccade.attention._base import ATTENTION, Site, SpikingAttention
 from saccade.nn import Projection, merge_heads, split_heads
 from saccade.nn.stems import SPIKFORMER
-from saccade.ops import Fire, Op, lif
+from saccade.ops import Fire, Op, lif, ssa_numba
 from saccade.ops._op import Fn
 from saccade.ops._triton import AVAILABLE, MISSING
 
@@ -107,6 +107,9 @@ if AVAILABLE:
     """The current never reaches memory; K^T V is counted once a head."""
 else:
     fire_mix.lacks("triton", MISSING)
+
+fire_mix.fast("numba", refuses=ssa_numba.refuses)(ssa_numba.scan)
+"""The same on a CPU."""
 
 fire_mix.fast("composed", refuses=lambda *args: None)(_fire_with(mix, lif))
 """Whatever variants of `mix` and `lif` run."""
