@@ -7,7 +7,7 @@ reference. All of it is one file, because Numba's cache does not see when an imp
 changed.
 
 Currents y are [t, n] with n = B*H*W*C; t is 1 where one picture stands for T steps. The norm is
-x = a y + b, with coefficients repeated to the length L of a tile, a multiple of C and of LANES.
+x = a y + b, with coefficients repeated to the length L, the least multiple of C and of LANES.
 Work is cut into tasks whose number does not depend on the threads: `part` of `parts` threads takes
 every parts-th task, and sums are left by task, so that their order is always the same.
 """
@@ -27,7 +27,8 @@ kernel = njit(nogil=True, cache=True, error_model="numpy")
 inline = njit(nogil=True, cache=True, error_model="numpy", forceinline=True)
 f32 = np.float32
 """Every constant has a type: beside a vector stands float32 alone."""
-LANES = 32
+LANES, TILE = 32, 1024
+"""Numbers of a vector; and those that go to one thread after another, about."""
 SIGMOID, ATAN, RECTANGLE, TRIANGLE, FAST_SIGMOID = range(5)
 _I32 = ir.IntType(32)
 _INTEGERS, _FLOATS = ir.VectorType(_I32, LANES), ir.VectorType(ir.FloatType(), LANES)
@@ -309,16 +310,16 @@ def differentiate(h, g, carried, p):
 
 
 @kernel
-def sums(part, parts, y, shift, per_task, partial):
-    """Of each place of a tile, sum of (y - shift) and of its square: partial [tasks, 2, L]."""
+def sums(part, parts, y, shift, share, partial):
+    """Of each place, sum of (y - shift) and of its square: partial [tasks, 2, L]."""
     n, L = len(y), len(shift)
     for task in range(part, len(partial), parts):
         partial[task] = 0
         first, second = partial[task, 0], partial[task, 1]
-        for start in range(task * per_task * L, min(n, (task + 1) * per_task * L), L):
-            for i in range(start, min(n, start + L), LANES):
-                j = i - start
-                d = take(y, i, n - i) - take(shift, j, n - i)
+        for start in range(task * share, min(n, (task + 1) * share), L):
+            for j in range(0, min(L, n - start), LANES):
+                m = n - start - j
+                d = take(y, start + j, m) - take(shift, j, m)
                 put(take(first, j, LANES) + d, first, j, LANES)
                 put(take(second, j, LANES) + d * d, second, j, LANES)
 
@@ -327,30 +328,32 @@ def sums(part, parts, y, shift, per_task, partial):
 def fire(part, parts, y, a, b, v0, s, v_end, p):
     """The neuron on normalised currents; v0 and v_end are empty where nobody gives or asks."""
     (steps, n), L, T = y.shape, len(a), len(s)
-    for start in range(part * L, n, parts * L):
-        for i in range(start, min(n, start + L), LANES):
-            m, a_, b_ = n - i, take(a, i - start, LANES), take(b, i - start, LANES)
-            v = take(v0, i, m) if len(v0) else splat(p.rest)
-            for t in range(T):
-                h = charge(take(y, min(t, steps - 1) * n + i, m), a_, b_, v, p)
-                put(fires(h, p), s, t * n + i, m)
-                v = settle(h, p)
-            if len(v_end):
-                put(v, v_end, i, m)
+    block = max(1, TILE // L) * L
+    for start in range(part * block, n, parts * block):
+        for row in range(start, min(n, start + block), L):
+            for j in range(0, min(L, n - row), LANES):
+                i, m = row + j, n - row - j
+                a_, b_ = take(a, j, LANES), take(b, j, LANES)
+                v = take(v0, i, m) if len(v0) else splat(p.rest)
+                for t in range(T):
+                    h = charge(take(y, min(t, steps - 1) * n + i, m), a_, b_, v, p)
+                    put(fires(h, p), s, t * n + i, m)
+                    v = settle(h, p)
+                if len(v_end):
+                    put(v, v_end, i, m)
 
 
 @kernel
-def back(part, parts, y, a, b, mean, v0, grad_s, grad_v, grad_x, grad_v0, partial, per_task, p):
+def back(part, parts, y, a, b, mean, v0, grad_s, grad_v, grad_x, grad_v0, partial, share, p):
     """The gradient behind the norm, and its sums: partial [tasks, 2, L], or [tasks, 2, 0]."""
     (steps, n), L, T = y.shape, len(a), len(grad_s)
-    once, summed = steps < T, partial.shape[2] > 0
-    h = np.empty(T * LANES, f32)
+    once, summed, h = steps < T, partial.shape[2] > 0, np.empty(T * LANES, f32)
     for task in range(part, len(partial), parts):
         partial[task] = 0
         first, second = partial[task, 0], partial[task, 1]
-        for start in range(task * per_task * L, min(n, (task + 1) * per_task * L), L):
-            for i in range(start, min(n, start + L), LANES):
-                m, j = n - i, i - start
+        for start in range(task * share, min(n, (task + 1) * share), L):
+            for j in range(0, min(L, n - start), LANES):
+                i, m = start + j, n - start - j
                 a_, b_, mean_ = take(a, j, LANES), take(b, j, LANES), take(mean, j, LANES)
                 v = take(v0, i, m) if len(v0) else splat(p.rest)
                 for t in range(T):
@@ -360,7 +363,8 @@ def back(part, parts, y, a, b, mean, v0, grad_s, grad_v, grad_x, grad_v0, partia
                 carried = take(grad_v, i, m) if len(grad_v) else splat(f32(0))
                 total, one, two = splat(f32(0)), splat(f32(0)), splat(f32(0))
                 for t in range(T - 1, -1, -1):
-                    grad = differentiate(take(h, t * LANES, LANES), take(grad_s, t * n + i, m), carried, p)
+                    g = take(grad_s, t * n + i, m)
+                    grad = differentiate(take(h, t * LANES, LANES), g, carried, p)
                     carried = p.carry * grad
                     # where one step stands for all, it takes their sum
                     total = p.gain * grad + total if once else p.gain * grad
@@ -379,11 +383,14 @@ def back(part, parts, y, a, b, mean, v0, grad_s, grad_v, grad_x, grad_v0, partia
 def back_norm(part, parts, grad, y, scale, slant, level):
     """scale g + slant y + level in place: from the gradient behind the norm to that before it."""
     n, L = len(y), len(scale)
-    for start in range(part * L, n, parts * L):
-        for i in range(start, min(n, start + L), LANES):
-            m, j = n - i, i - start
-            out = take(scale, j, LANES) * take(grad, i, m)
-            put(out + (take(slant, j, LANES) * take(y, i, m) + take(level, j, LANES)), grad, i, m)
+    block = max(1, TILE // L) * L
+    for start in range(part * block, n, parts * block):
+        for row in range(start, min(n, start + block), L):
+            for j in range(0, min(L, n - row), LANES):
+                i, m = row + j, n - row - j
+                out = take(scale, j, LANES) * take(grad, i, m)
+                out = out + (take(slant, j, LANES) * take(y, i, m) + take(level, j, LANES))
+                put(out, grad, i, m)
 
 
 @kernel
@@ -434,7 +441,7 @@ def _widest(lines, line, L, s, at, w_out, C):
 def back_pool(part, parts, y, a, b, mean, grad_s, grad_x, partial, p):
     """As `back`, through the max-pool: the first spike of a window in reading order takes it.
 
-    One task a sample. Membranes `h` of the last three rows of pixels are at hand, row r in slot
+    One task a sample; a and b have the length of a row, mean has C. Membranes `h` of the last three rows of pixels are at hand, row r in slot
     r % 3; and of the last two rows of windows which of its nine pixels `won`, row i in slot i % 2.
     """
     (T, B, h_out, w_out, C), (steps, _, H, L) = grad_s.shape, y.shape
@@ -460,7 +467,7 @@ def back_pool(part, parts, y, a, b, mean, grad_s, grad_x, partial, p):
                 for x in range(0, L, C):
                     for c in range(x, x + C, LANES):
                         m, carried, total = x + C - c, splat(f32(0)), splat(f32(0))
-                        one, two, mean_ = splat(f32(0)), splat(f32(0)), take(mean, c, m)
+                        one, two, mean_ = splat(f32(0)), splat(f32(0)), take(mean, c - x, m)
                         for t in range(T - 1, -1, -1):
                             windows = grad_s, ((t * B + sample) * h_out) * w + c - x
                             g = _given(won, t, row, x // C, c - x, windows, (T, h_out, w_out, C))
@@ -473,8 +480,8 @@ def back_pool(part, parts, y, a, b, mean, grad_s, grad_x, partial, p):
                                 put(total, grad_x, at, m)
                                 one = one + total
                                 two = two + total * (take(y, at, m) - mean_)
-                        put(take(first, c, m) + one, first, c, m)
-                        put(take(second, c, m) + two, second, c, m)
+                        put(take(first, c - x, m) + one, first, c - x, m)
+                        put(take(second, c - x, m) + two, second, c - x, m)
 
 
 @inline

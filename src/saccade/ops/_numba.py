@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 AVAILABLE = find_spec("numba") is not None
-TILE, LANES = 1024, 32
-"""Numbers that a kernel handles between two looks at its coefficients, about; and in a vector."""
+LANES = 32
+"""Numbers of a vector in `saccade.kernels.cpu`."""
 TASKS = 64
 """Shares that sums are cut into, whatever the number of threads."""
 _Share = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
@@ -65,13 +65,15 @@ def run(kernel: Callable[..., None], *args: Any) -> None:
 
 def array(x: Tensor, *shape: int) -> "NDArray[Any]":
     """The memory of a contiguous tensor as numpy sees it; bfloat16 as uint16."""
-    x = x.detach().view(shape or x.shape)
-    return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()
+    assert x.is_contiguous(), f"got strides {x.stride()}, expected a contiguous tensor"
+    x = x.detach() if x.requires_grad else x
+    seen: NDArray[Any] = (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()
+    return seen.reshape(shape) if shape else seen
 
 
 def nothing(dtype: torch.dtype = torch.float32) -> "NDArray[Any]":
     """An array for an argument that is not there."""
-    return array(torch.empty(0, dtype=dtype))
+    return np.empty(0, np.uint16 if dtype == torch.bfloat16 else np.float32)
 
 
 def cell(decay: float, gain: float, fire: Fire) -> Any:
@@ -96,14 +98,13 @@ def cell(decay: float, gain: float, fire: Fire) -> Any:
     )
 
 
-def tile_of(C: int) -> int:
-    """Length of a tile: whole rows of C channels, and whole vectors."""
-    least = math.lcm(C, LANES)
-    return least * max(1, TILE // least)
+def places(C: int) -> int:
+    """Numbers after which channels and vectors both begin anew."""
+    return math.lcm(C, LANES)
 
 
-def tasks_of(n: int, tile: int) -> tuple[int, int]:
-    """Shares of n numbers, and the tiles of a share."""
-    tiles = -(-n // tile)
-    per_task = -(-tiles // TASKS)
-    return -(-tiles // per_task), per_task
+def tasks_of(n: int, unit: int) -> tuple[int, int]:
+    """Shares of n numbers, and the numbers of a share: whole units."""
+    units = -(-n // unit)
+    per_task = -(-units // TASKS)
+    return -(-units // per_task), per_task * unit
