@@ -464,24 +464,24 @@ def back_pool(part, parts, y, a, b, mean, grad_s, grad_x, partial, p):
                 _find(h, t, i, won, ((i % 2) * T + t) * w, (T, H, L, w_out, C), p)
             # the last row of these meets the next window too
             for row in range(max(2 * i - 1, 0), H if i == h_out - 1 else 2 * i + 1):
-                for x in range(0, L, C):
-                    for c in range(x, x + C, LANES):
-                        m, carried, total = x + C - c, splat(f32(0)), splat(f32(0))
-                        one, two, mean_ = splat(f32(0)), splat(f32(0)), take(mean, c - x, m)
+                for x in range(L // C):
+                    for c in range(0, C, LANES):
+                        m, carried, total = C - c, splat(f32(0)), splat(f32(0))
+                        one, two, mean_ = splat(f32(0)), splat(f32(0)), take(mean, c, m)
                         for t in range(T - 1, -1, -1):
-                            windows = grad_s, ((t * B + sample) * h_out) * w + c - x
-                            g = _given(won, t, row, x // C, c - x, windows, (T, h_out, w_out, C))
-                            membrane = take(h, ((row % 3) * T + t) * L + c, m)
-                            grad = differentiate(membrane, g, carried, p)
+                            windows = grad_s, (t * B + sample) * h_out * w + c
+                            g = _given(won, t, row, x, c, windows, (T, h_out, w_out, C))
+                            at = ((row % 3) * T + t) * L + x * C + c
+                            grad = differentiate(take(h, at, m), g, carried, p)
                             carried = p.carry * grad
                             total = p.gain * grad + total if once else p.gain * grad
                             if t == 0 or not once:
-                                at = ((t * B + sample) * H + row) * L + c
+                                at = ((t * B + sample) * H + row) * L + x * C + c
                                 put(total, grad_x, at, m)
                                 one = one + total
                                 two = two + total * (take(y, at, m) - mean_)
-                        put(take(first, c - x, m) + one, first, c - x, m)
-                        put(take(second, c - x, m) + two, second, c - x, m)
+                        put(take(first, c, m) + one, first, c, m)
+                        put(take(second, c, m) + two, second, c, m)
 
 
 @inline
@@ -632,10 +632,10 @@ def _pair(k, v, kv, at, N, C, d):
 def _apply(q, kv, at, out, N, C, d):
     """Q times the pairs of its head, for four tokens at once; the last one fills a gap."""
     last = (N - 1) * C
-    for n in range(0, N * C, 4 * C):
-        rows = n, min(n + C, last), min(n + 2 * C, last), min(n + 3 * C, last)
-        for c in range(0, C, LANES):
-            m, low, high = C - c, c // d * d, min(c + LANES // 2, C - 1) // d * d
+    for c in range(0, C, LANES):
+        m, low, high = C - c, c // d * d, min(c + LANES // 2, C - 1) // d * d
+        for n in range(0, N * C, 4 * C):
+            rows = n, min(n + C, last), min(n + 2 * C, last), min(n + 3 * C, last)
             first = second = third = fourth = splat(f32(0))
             for i in range(d):
                 x, a, b = take(kv, at + i * C + c, m), low + i, high + i
@@ -652,7 +652,7 @@ def _apply(q, kv, at, out, N, C, d):
 @kernel
 def _turn(kv, at, out, C, d):
     """The pairs of each head, transposed."""
-    for i in range(d):
-        for c in range(C):
-            head = c // d * d
-            out[(c - head) * C + head + i] = kv[at + i * C + c]
+    for head in range(0, C, d):
+        for i in range(d):
+            for c in range(d):
+                out[c * C + head + i] = kv[at + i * C + head + c]

@@ -111,7 +111,8 @@ def _total(partial: "NDArray[np.float32]", C: int) -> "NDArray[np.float64]":
 
 def _spread(x: "Coefficients") -> "Coefficients":
     """Repeated to whole vectors."""
-    return np.tile(x, places(len(x)) // len(x))
+    times = places(len(x)) // len(x)
+    return x if times == 1 else np.tile(x, times)
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -160,9 +161,17 @@ class _NormFire(torch.autograd.Function):
         has_offset, batch, affine, *constants = ctx.constants
         grad_y, sums = _behind_norm(y, channels_last(grads[0]), affine, *constants)
         _through_norm(grad_y, y, affine, sums if batch else None)
-        of_bias, of_weight = (torch.from_numpy(x).to(weight) for x in (sums[0], sums[1] * affine.rstd))
+        of_bias, of_weight = (
+            torch.from_numpy(x).to(weight) for x in (sums[0], sums[1] * affine.rstd)
+        )
         through = torch.from_numpy(sums[0] * (0.0 if batch else affine.a)).to(weight)
-        return grad_y, of_weight, of_bias, through if has_offset else None, *(None for _ in range(5))
+        return (
+            grad_y,
+            of_weight,
+            of_bias,
+            through if has_offset else None,
+            *(None for _ in range(5)),
+        )
 
 
 def _behind_norm(
