@@ -208,7 +208,8 @@ def test_ssa(sizes, fire, dtype):
 
 def test_ssa_takes_integers_and_is_not_silent():
     torch.manual_seed(0)
-    spikes = [x + y for x, y in zip(spikes_of(4, 2, 64, 5, 7), spikes_of(4, 2, 64, 5, 7))]
+    both = spikes_of(4, 2, 64, 5, 7), spikes_of(4, 2, 64, 5, 7)
+    spikes = [x + y for x, y in zip(*both, strict=True)]
     got = attend(fire_mix.variants["numba"][0], spikes, 2, Fire(v_threshold=8.0))
     want = attend(fire_mix.reference, spikes, 2, Fire(v_threshold=8.0))
     assert 0.02 < got[0].mean() < 0.98
@@ -238,13 +239,13 @@ def test_ssa_says_why_it_refuses():
 
 
 def test_vectors_round_to_bfloat16_as_torch_does():
-    from saccade.kernels import cpu as kernels
+    from saccade.kernels.cpu_ssa import narrow
 
     bits = torch.randint(-(2**31), 2**31 - 1, (1000,), dtype=torch.int64).to(torch.int32)
     special = torch.tensor([0.0, -0.0, float("inf"), -float("inf"), 1 + 2**-8, 1 + 3 * 2**-8])
     x = torch.cat([special, bits.view(torch.float32), torch.full((7,), float("nan"))])
     out = torch.full((len(x) + 5,), 3.0).to(BF16)
-    kernels._narrow(x.numpy(), host.array(out), 0)
+    narrow(x.numpy(), host.array(out), 0)
     want = x.to(BF16)
     assert torch.equal(out[: len(x)].isnan(), want.isnan())
     assert torch.equal(out[: len(x)].nan_to_num(7), want.nan_to_num(7))

@@ -93,7 +93,7 @@ def _fire_with(mix: Callable[..., Tensor], lif: Callable[..., tuple[Tensor, Tens
 
 def _fire_example() -> tuple[Any, ...]:
     g = torch.Generator().manual_seed(0)
-    spikes = (torch.rand(3, 2, 4, 5, 16, generator=g).round() for _ in range(3))
+    spikes = (torch.rand(3, 2, 4, 5, 32, generator=g).round() for _ in range(3))
     return *(s.permute(0, 1, 4, 2, 3) for s in spikes), 2, 0.125, 0.5, 0.5, Fire(v_threshold=2.0)
 
 

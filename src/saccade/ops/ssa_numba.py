@@ -7,6 +7,7 @@ currents are found again.
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -52,21 +53,21 @@ class _Attend(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float, p: Any
     ) -> Tensor:
-        from saccade.kernels import cpu as kernels
+        from saccade.kernels import cpu_ssa as kernels
 
-        T, B, C, H, W = q.shape
+        T, B, C = q.shape[:3]
         d = C // heads
         kv, s = torch.empty(T, B, d, C), torch.empty_like(q)
         spikes = (_tokens(x) for x in (q, k, v))
         ctx.save_for_backward(q, k, v, kv)
-        ctx.constants = d, kernels.f32(scale), p
+        ctx.constants = d, np.float32(scale), p
         run(kernels.attend, *spikes, array(kv, -1), _tokens(s), *ctx.constants)
         return s
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
-        from saccade.kernels import cpu as kernels
+        from saccade.kernels import cpu_ssa as kernels
 
         *spikes, kv = ctx.saved_tensors
         given = channels_last(grads[0])
