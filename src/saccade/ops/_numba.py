@@ -71,6 +71,21 @@ def array(x: Tensor, *shape: int) -> "NDArray[Any]":
     return seen.reshape(shape) if shape else seen
 
 
+def fresh(*shape: int, dtype: torch.dtype) -> Tensor:
+    """As torch.empty; but numpy asks Linux for large pages, which are cleared four times as fast.
+
+    It matters from 32 MiB on: glibc gives such memory back whenever it is freed.
+    """
+    size, line = math.prod(shape) * dtype.itemsize, 64
+    whole = torch.from_numpy(np.empty(size + line, np.uint8))
+    first = -whole.data_ptr() % line
+    x = whole[first : first + size].view(dtype).view(shape)
+    switch: Any = torch.utils.deterministic
+    if switch.fill_uninitialized_memory and torch.are_deterministic_algorithms_enabled():
+        x.fill_(math.nan)
+    return x
+
+
 def nothing(dtype: torch.dtype = torch.float32) -> "NDArray[Any]":
     """An array for an argument that is not there."""
     return np.empty(0, np.uint16 if dtype == torch.bfloat16 else np.float32)

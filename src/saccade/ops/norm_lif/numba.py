@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from saccade.ops._numba import array, cell, nothing, places, run, tasks_of
+from saccade.ops._numba import array, cell, fresh, nothing, places, run, tasks_of
 from saccade.ops._numba import refuses as no_kernel
 from saccade.ops._triton import channels_last
 from saccade.ops.lif.reference import Fire
@@ -144,7 +144,7 @@ class _NormFire(torch.autograd.Function):
         ctx.constants = offset is not None, batch, affine, p, steps, pools
         t, B, C, H, W = y.shape
         h, w = (_pooled(H), _pooled(W)) if pools else (H, W)
-        s = torch.empty(steps, B, h, w, C, dtype=y.dtype)
+        s = fresh(steps, B, h, w, C, dtype=y.dtype)
         if pools:
             a, b = (np.tile(x, W) for x in (affine.a, affine.b))
             run(kernels.fire_pool, array(_rows(y), t, B, H, W * C), a, b, array(s), p)
@@ -181,7 +181,7 @@ def _behind_norm(
     from saccade.kernels import cpu as kernels
 
     t, B, C, H, W = y.shape
-    grad = torch.empty_like(_rows(y))
+    grad = fresh(t, B, H, W, C, dtype=y.dtype)
     if pools:
         partial = np.empty((B, 2, C), np.float32)
         a, b = (np.tile(x, W) for x in (affine.a, affine.b))
