@@ -29,7 +29,7 @@ from torch.nn.functional import conv2d, cross_entropy
 
 import saccade
 from saccade.ops import OPS, conv, listening, norm_lif
-from saccade.train.memory import keep_freed_memory
+from saccade.train.allocator import keep_freed_memory
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CPU_VARIANTS = ("numba", "onednn")

@@ -45,6 +45,14 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     sys.modules.pop("measure", None)
 
 
+def test_the_benchmark_of_cpu_paths_runs_its_gate_and_takes_kernels_away():
+    benchmark = load("cpu_step")
+    benchmark.gate()
+    with benchmark.without_kernels():
+        assert "numba" not in benchmark.norm_lif.variants
+    assert "numba" in benchmark.norm_lif.variants
+
+
 def run(name: str, *words: str) -> subprocess.CompletedProcess[str]:
     script = [sys.executable, str(BENCHMARKS / name / "run.py"), *words]
     return subprocess.run(script, capture_output=True, text=True)

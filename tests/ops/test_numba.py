@@ -6,12 +6,14 @@ Currents on a grid of 1/64 make exact ties with the threshold, so spikes must be
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from saccade.attention.ssa import fire_mix
 from saccade.ops import SURROGATE, Fire, Norm, conv, lif, norm_lif
 from saccade.ops import _numba as host
 
@@ -89,24 +91,21 @@ def compare(got, want, training: bool, offset: bool, tolerance: float = 2e-5) ->
 
 @settings(max_examples=60, deadline=None)
 @given(
-    sizes=st.tuples(*(st.integers(1, n) for n in (9, 3, 20, 7, 7))),
+    sizes=st.tuples(*(st.integers(1, n) for n in (9, 3, 70, 7, 7))),
     once=st.booleans(),
     pools=st.booleans(),
     training=st.booleans(),
     offset=st.booleans(),
     fire=st.sampled_from(FIRES),
-    tile=st.sampled_from([16, 1024]),
 )
-def test_norm_lif(sizes, once, pools, training, offset, fire, tile):
+def test_norm_lif(sizes, once, pools, training, offset, fire):
     torch.manual_seed(0)
     T, B, C, H, W = sizes
     y = currents(1 if once else T, B, C, H, W)
     # of few samples, batch norm leaves nothing of a gradient but rounding
     training = training and B * H * W * len(y) >= 12
     case = fire, T, pools, training, offset
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(host, "TILE", tile)
-        got = run(norm_lif.variants["numba"][0], y, *case)
+    got = run(norm_lif.variants["numba"][0], y, *case)
     compare(got, run(norm_lif.reference, y, *case), training, offset, 2e-4)
 
 
@@ -172,6 +171,95 @@ def test_any_number_of_threads_gives_the_same_bits(pools: bool, two_threads: Non
     torch.set_num_threads(1)
     one = run(norm_lif.variants["numba"][0], y, *case)
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def attend(scan, spikes: list[Tensor], heads: int, fire: Fire) -> tuple[Tensor, ...]:
+    """Spikes, and the gradients of q, k and v."""
+    inputs = [x.detach().requires_grad_() for x in spikes]
+    s = scan(*inputs, heads, 0.125, 0.5, 0.5, fire)
+    return s, *gradients(s, inputs)
+
+
+def spikes_of(*shape: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """q, k and v [T B C H W], channels last in memory."""
+    T, B, C, H, W = shape
+    return [(torch.rand(T, B, H, W, C) < 0.3).to(dtype).permute(0, 1, 4, 2, 3) for _ in range(3)]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    sizes=st.tuples(*(st.integers(1, n) for n in (5, 3, 3, 3, 5, 5))),
+    fire=st.sampled_from(FIRES),
+    dtype=st.sampled_from([torch.float32, BF16]),
+)
+def test_ssa(sizes, fire, dtype):
+    torch.manual_seed(0)
+    T, B, heads, halves, H, W = sizes
+    spikes = spikes_of(T, B, heads * halves * host.LANES // 2, H, W, dtype=dtype)
+    args = *spikes, heads, 0.125, 0.5, 0.5, fire
+    assert fire_mix.choose(*args) == "numba"
+    got = attend(fire_mix.variants["numba"][0], spikes, heads, fire)
+    want = attend(fire_mix.reference, [x.float() for x in spikes], heads, fire)
+    assert got[0].dtype == dtype
+    assert torch.equal(got[0].float(), want[0])
+    assert all(g.permute(0, 1, 3, 4, 2).is_contiguous() for g in got)
+    agree(tuple(g.float() for g in got[1:]), want[1:], 2e-5 if dtype == torch.float32 else 1e-2)
+
+
+def test_ssa_takes_integers_and_is_not_silent():
+    torch.manual_seed(0)
+    both = spikes_of(4, 2, 64, 5, 7), spikes_of(4, 2, 64, 5, 7)
+    spikes = [x + y for x, y in zip(*both, strict=True)]
+    got = attend(fire_mix.variants["numba"][0], spikes, 2, Fire(v_threshold=8.0))
+    want = attend(fire_mix.reference, spikes, 2, Fire(v_threshold=8.0))
+    assert 0.02 < got[0].mean() < 0.98
+    assert torch.equal(got[0], want[0])
+    agree(got[1:], want[1:])
+
+
+def test_ssa_gives_the_same_bits_on_any_number_of_threads(two_threads: None):
+    torch.manual_seed(0)
+    spikes = spikes_of(4, 5, 64, 3, 3)
+    two = attend(fire_mix.variants["numba"][0], spikes, 4, Fire())
+    torch.set_num_threads(1)
+    one = attend(fire_mix.variants["numba"][0], spikes, 4, Fire())
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_ssa_says_why_it_refuses():
+    refuses = fire_mix.variants["numba"][1]
+    rest = 0.125, 0.5, 0.5, Fire()
+    spikes = spikes_of(2, 1, 32, 3, 4)
+    assert refuses(*spikes, 2, *rest) is None
+    assert refuses(*spikes, 4, *rest) == "heads of 8 channels, not a multiple of 16"
+    turned = spikes[0].contiguous(), *spikes[1:]
+    assert refuses(*turned, 2, *rest) == "the spikes are not channels-last in memory"
+    assert refuses(*(x.double() for x in spikes), 2, *rest) == "float64 is left to torch"
+    assert "learned" in refuses(*spikes, 2, 0.125, torch.tensor(0.5), 0.5, Fire())
+
+
+def test_vectors_round_to_bfloat16_as_torch_does():
+    from saccade.kernels.cpu_ssa import narrow
+
+    bits = torch.randint(-(2**31), 2**31 - 1, (1000,), dtype=torch.int64).to(torch.int32)
+    special = torch.tensor([0.0, -0.0, float("inf"), -float("inf"), 1 + 2**-8, 1 + 3 * 2**-8])
+    x = torch.cat([special, bits.view(torch.float32), torch.full((7,), float("nan"))])
+    out = torch.full((len(x) + 5,), 3.0).to(BF16)
+    narrow(x.numpy(), host.array(out), 0)
+    want = x.to(BF16)
+    assert torch.equal(out[: len(x)].isnan(), want.isnan())
+    assert torch.equal(out[: len(x)].nan_to_num(7), want.nan_to_num(7))
+    assert bool((out[len(x) :] == 3).all())  # a part of a vector leaves what lies behind it
+
+
+def test_the_exponential_of_a_surrogate_is_as_exact_as_float32():
+    x = torch.linspace(1, 21, 99_999)[None].requires_grad_()
+    fire = Fire(surrogate="sigmoid", alpha=1.0)
+    s, _ = lif.variants["numba"][0](x, None, 0.0, 1.0, fire)
+    (got,) = torch.autograd.grad(s.sum(), x)
+    e = torch.exp(1 - x.detach().double())
+    want = e / (1 + e).square()
+    assert np.abs((got.double() / want - 1).numpy()).max() < 2e-6
 
 
 def test_a_failure_on_another_thread_is_raised(two_threads: None):

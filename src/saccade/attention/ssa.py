@@ -20,7 +20,7 @@ from saccade._sources import Equation
 from saccade.attention._base import ATTENTION, Site, SpikingAttention
 from saccade.nn import Projection, merge_heads, split_heads
 from saccade.nn.stems import SPIKFORMER
-from saccade.ops import Fire, Op, lif
+from saccade.ops import Fire, Op, lif, ssa_numba
 from saccade.ops._op import Fn
 from saccade.ops._triton import AVAILABLE, MISSING
 from saccade.ops.lif.exact import inexact
@@ -95,7 +95,7 @@ def _fire_with(mix: Callable[..., Tensor], lif: Callable[..., tuple[Tensor, Tens
 
 def _fire_example() -> tuple[Any, ...]:
     g = torch.Generator().manual_seed(0)
-    spikes = (torch.rand(3, 2, 4, 5, 16, generator=g).round() for _ in range(3))
+    spikes = (torch.rand(3, 2, 4, 5, 32, generator=g).round() for _ in range(3))
     return *(s.permute(0, 1, 4, 2, 3) for s in spikes), 2, 0.125, 0.5, 0.5, Fire(v_threshold=2.0)
 
 
@@ -109,6 +109,9 @@ if AVAILABLE:
     """The current never reaches memory; K^T V is counted once a head."""
 else:
     fire_mix.lacks("triton", MISSING)
+
+fire_mix.fast("numba", refuses=ssa_numba.refuses)(ssa_numba.scan)
+"""The same on a CPU."""
 
 
 def _float32_will_do(

@@ -1,33 +1,44 @@
 """Neuron, batch norm and max-pool on a CPU, in Numba: rows of C channels, channels last in memory.
 
-A tile is some consecutive numbers of one step, float32, short enough for the first cache; so a
-loop more over it costs little, and short loops over few arrays are those that become vectors.
-Numba fuses no multiply-add unless asked, so sums round here as they do in the reference. All of it
-is one file, because Numba's cache does not see when an imported function has changed.
+Membranes of a place stay in registers over all steps (`saccade.kernels.vector`). Nothing contracts
+a multiply-add but the exponential of a surrogate, so sums round here as they do in the reference.
 
 Currents y are [t, n] with n = B*H*W*C; t is 1 where one picture stands for T steps. The norm is
-x = a y + b, with coefficients repeated to the length L of a tile, which is a multiple of C. Work
-is cut into tasks whose number does not depend on the threads: `part` of `parts` threads takes
+x = a y + b, with coefficients repeated to the length L, the least multiple of C and of LANES.
+Work is cut into tasks whose number does not depend on the threads: `part` of `parts` threads takes
 every parts-th task, and sums are left by task, so that their order is always the same.
 """
 
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit, types
-from numba.extending import overload
 
-kernel = njit(nogil=True, cache=True, error_model="numpy")
-f32, u32, i32 = np.float32, np.uint32, np.int32
-"""Every constant has a type: beside a plain Python number, Numba makes float64 of float32."""
+from saccade.kernels.vector import (
+    LANES,
+    contracted,
+    equals,
+    f32,
+    inline,
+    kernel,
+    larger,
+    magnitude,
+    put,
+    reaches,
+    scale,
+    splat,
+    take,
+)
+
 SIGMOID, ATAN, RECTANGLE, TRIANGLE, FAST_SIGMOID = range(5)
+BLOCK = 1024
+"""Numbers that go to one thread after another, about."""
 
 
 class Cell(NamedTuple):
     """A neuron: float32 constants, then how it resets and which surrogate it has.
 
     `bar` is the least number that fires: the threshold, or the next one up where ties stay
-    silent. `follow` is 0 where no gradient passes the reset; `carry` is the decay of gradients.
+    silent. `follow` is False where no gradient passes the reset; `carry` is the decay of gradients.
     """
 
     decay: Any
@@ -38,231 +49,165 @@ class Cell(NamedTuple):
     reset: Any
     rest: Any
     alpha: Any
-    follow: Any
     carry: Any
+    follow: bool
     hard: bool
     kind: int
 
 
-def widen(x):
-    """float32 of a number as it is stored: bfloat16 arrives as the uint16 of its bits."""
+@inline
+def charge(y, a, b, v, p):
+    """Membrane h = decay v + gain (a y + b) + pull of the next step, before it fires."""
+    return (p.decay * v + p.gain * (a * y + b)) + p.pull
 
 
-@overload(widen)
-def _widen(x):
-    if isinstance(x, types.Integer):
-        return lambda x: u32(u32(x) << 16).view(f32)
-    return lambda x: x
+@inline
+def fires(h, p):
+    """1 where the membrane reaches the threshold, else 0."""
+    return reaches(h, p.bar, f32(1), f32(0))
 
 
-def narrow(x, like):
-    """`x` as a number of the type of `like`; bfloat16 rounds to nearest, ties to even."""
+@inline
+def settle(h, p):
+    """The membrane behind the reset."""
+    if p.hard:
+        return reaches(h, p.bar, p.reset, h)
+    return reaches(h, p.bar, h - p.theta, h)
 
 
-@overload(narrow)
-def _narrow(x, like):
-    if isinstance(like, types.Integer):
-        return _rounded
-    return lambda x, like: x
-
-
-def _rounded(x, like):
-    bits = f32(x).view(u32)
-    odd = u32(u32(bits >> 16) & u32(1))
-    # NaN has no rounding: adding to its bits could make infinity or zero of it
-    bits = u32(bits + u32(0x7FFF) + odd) if x == x else u32(0x7FC00000)
-    return np.uint16(bits >> 16)
-
-
-@kernel
-def charge(y, a, b, v, h, p):
-    """h = decay v + gain (a y + b) + pull, and the membrane behind the reset in v."""
-    for i in range(len(y)):
-        c = (p.decay * v[i] + p.gain * (a[i] * widen(y[i]) + b[i])) + p.pull
-        h[i] = c
-        v[i] = (p.reset if p.hard else c - p.theta) if c >= p.bar else c
-
-
-@kernel
-def emit(h, s, p):
-    """1 where the membrane reaches the threshold, else 0, in the type of s."""
-    if len(s):
-        one, zero = narrow(f32(1), s[0]), narrow(f32(0), s[0])
-        for i in range(len(h)):
-            s[i] = one if h[i] >= p.bar else zero
-
-
-@kernel
-def slope(h, d, p):
+@inline
+def slope(h, p):
     """Surrogate derivative at h - theta: the table of `saccade.ops.surrogate`."""
     alpha = p.alpha
+    u = magnitude(h - p.theta)
     if p.kind == SIGMOID:
-        for i in range(len(h)):
-            e = exp_minus(alpha * abs(h[i] - p.theta))
-            w = f32(1) + e
-            d[i] = alpha * e / (w * w)
-    elif p.kind == ATAN:
-        w = f32(np.pi / 2) * alpha
-        for i in range(len(h)):
-            u = w * (h[i] - p.theta)
-            d[i] = f32(0.5) * alpha / (f32(1) + u * u)
-    elif p.kind == RECTANGLE:
-        for i in range(len(h)):
-            d[i] = alpha if abs(h[i] - p.theta) < f32(0.5) / alpha else f32(0)
-    elif p.kind == TRIANGLE:
-        for i in range(len(h)):
-            d[i] = alpha * max(f32(1) - alpha * abs(h[i] - p.theta), f32(0))
-    else:
-        for i in range(len(h)):
-            w = f32(1) + alpha * abs(h[i] - p.theta)
-            d[i] = f32(1) / (w * w)
+        e = power_of_two(alpha * f32(-1.4426950408889634) * u)
+        w = f32(1) + e
+        return alpha * e / (w * w)
+    if p.kind == ATAN:
+        u = (f32(np.pi / 2) * alpha) * u
+        return f32(0.5) * alpha / (f32(1) + u * u)
+    if p.kind == RECTANGLE:
+        return reaches(u, f32(0.5) / alpha, f32(0), alpha)
+    if p.kind == TRIANGLE:
+        d = f32(1) - alpha * u
+        return alpha * reaches(d, f32(0), d, f32(0))
+    w = f32(1) + alpha * u
+    return f32(1) / (w * w)
 
 
-@kernel
-def exp_minus(x):
-    """exp(-x) for x >= 0 to a few units in the last place, without a call; exp(-87) beyond 87.
+@inline
+def power_of_two(x):
+    """2^x for x <= 0 without a call; 2^-125 below -125.
 
-    2^n exp(r) with |r| <= ln 2 / 2, where the Taylor series to the sixth power errs by 1e-7.
+    2^n 2^f with |f| <= 1/2, where the polynomial errs by 8e-8, or 3e-7 as rounded.
     """
-    x = min(x, f32(87))
-    n = np.floor(f32(0.5) - x * f32(1.4426950408889634))
-    # ln 2 in two parts, of which n times the first is exact
-    r = (-x - n * f32(0.693359375)) + n * f32(2.12194440e-4)
-    e = f32(1 / 720)
-    e = e * r + f32(1 / 120)
-    e = e * r + f32(1 / 24)
-    e = e * r + f32(1 / 6)
-    e = e * r + f32(0.5)
-    e = e * r + f32(1)
-    e = e * r + f32(1)
-    power = u32(u32(i32(n) + i32(127)) << 23).view(f32)
-    return e * power
+    x = reaches(f32(-125), x, f32(-125), x)
+    n = x + f32(1.5 * 2**23)  # rounds to a whole number
+    f = x - (n - f32(1.5 * 2**23))
+    e = contracted(f, f32(1.32765e-3), f32(9.67554e-3))
+    e = contracted(f, e, f32(5.550713e-2))
+    e = contracted(f, e, f32(0.2402212))
+    e = contracted(f, e, f32(0.69314697))
+    return scale(contracted(f, e, f32(1)), n)
 
 
-@kernel
-def differentiate(h, d, g, carried, p):
-    """From the gradient of the spikes, in g, to that of the current, of one step; moves `carried`.
+@inline
+def differentiate(h, g, carried, p):
+    """From the gradient g of the spikes to that of the membrane h, of one step.
 
     `carried` is the gradient that the next step's charge sends to this step's membrane.
     """
-    slope(h, d, p)
-    for i in range(len(h)):
-        c = h[i]
-        kept = f32(0) if p.hard and c >= p.bar else f32(1)
-        kept += p.follow * ((p.reset - c if p.hard else -p.theta) * d[i])
-        total = d[i] * g[i] + carried[i] * kept
-        g[i] = p.gain * total
-        carried[i] = p.carry * total
+    d = slope(h, p)
+    kept = reaches(h, p.bar, f32(0), carried) if p.hard else carried
+    if p.follow:
+        turned = p.reset - h if p.hard else splat(-p.theta)
+        kept = kept + carried * (turned * d)
+    return d * g + kept
 
 
 @kernel
-def sums(part, parts, y, shift, per_task, partial):
-    """Of each place of a tile, sum of (y - shift) and of its square: partial [tasks, 2, L]."""
+def sums(part, parts, y, shift, share, partial):
+    """Of each place, sum of (y - shift) and of its square: partial [tasks, 2, L]."""
     n, L = len(y), len(shift)
     for task in range(part, len(partial), parts):
         partial[task] = 0
         first, second = partial[task, 0], partial[task, 1]
-        for start in range(task * per_task * L, min(n, (task + 1) * per_task * L), L):
-            tile = y[start : min(n, start + L)]
-            for i in range(len(tile)):
-                d = widen(tile[i]) - shift[i]
-                first[i] += d
-                second[i] += d * d
+        for start in range(task * share, min(n, (task + 1) * share), L):
+            for j in range(0, min(L, n - start), LANES):
+                m = n - start - j
+                d = take(y, start + j, m) - take(shift, j, m)
+                put(take(first, j, LANES) + d, first, j, LANES)
+                put(take(second, j, LANES) + d * d, second, j, LANES)
 
 
 @kernel
 def fire(part, parts, y, a, b, v0, s, v_end, p):
     """The neuron on normalised currents; v0 and v_end are empty where nobody gives or asks."""
-    n, L, T = y.shape[1], len(a), len(s)
-    memory, h = np.empty(L, f32), np.empty(L, f32)
-    for start in range(part * L, n, parts * L):
-        end = min(n, start + L)
-        m = end - start
-        v = memory[:m]
-        if len(v0):
-            for i in range(m):
-                v[i] = widen(v0[start:end][i])
-        else:
-            v[:] = p.rest
-        for t in range(T):
-            charge(y[min(t, len(y) - 1), start:end], a[:m], b[:m], v, h[:m], p)
-            emit(h[:m], s[t, start:end], p)
-        if len(v_end):
-            v_end[start:end] = v
+    (steps, n), L, T = y.shape, len(a), len(s)
+    block = max(1, BLOCK // L) * L
+    for start in range(part * block, n, parts * block):
+        for row in range(start, min(n, start + block), L):
+            for j in range(0, min(L, n - row), LANES):
+                i, m = row + j, n - row - j
+                a_, b_ = take(a, j, LANES), take(b, j, LANES)
+                v = take(v0, i, m) if len(v0) else splat(p.rest)
+                for t in range(T):
+                    h = charge(take(y, min(t, steps - 1) * n + i, m), a_, b_, v, p)
+                    put(fires(h, p), s, t * n + i, m)
+                    v = settle(h, p)
+                if len(v_end):
+                    put(v, v_end, i, m)
 
 
 @kernel
-def back(part, parts, y, a, b, mean, v0, grad_s, grad_v, grad_x, grad_v0, partial, per_task, p):
+def back(part, parts, y, a, b, mean, v0, grad_s, grad_v, grad_x, grad_v0, partial, share, p):
     """The gradient behind the norm, and its sums: partial [tasks, 2, L], or [tasks, 2, 0]."""
-    n, L, T = y.shape[1], len(a), len(grad_s)
-    once = len(y) < T
-    h, d, g = np.empty((T, L), f32), np.empty(L, f32), np.empty((T, L), f32)
-    v, carried = np.empty(L, f32), np.empty(L, f32)
+    (steps, n), L, T = y.shape, len(a), len(grad_s)
+    once, summed, h = steps < T, partial.shape[2] > 0, np.empty(T * LANES, f32)
     for task in range(part, len(partial), parts):
         partial[task] = 0
-        for start in range(task * per_task * L, min(n, (task + 1) * per_task * L), L):
-            end = min(n, start + L)
-            m = end - start
-            if len(v0):
-                for i in range(m):
-                    v[i] = widen(v0[start:end][i])
-            else:
-                v[:] = p.rest
-            for t in range(T):
-                charge(y[min(t, len(y) - 1), start:end], a[:m], b[:m], v[:m], h[t, :m], p)
-                _read(grad_s[t, start:end], g[t, :m])
-            carried[:] = 0
-            if len(grad_v):
-                _read(grad_v[start:end], carried[:m])
-            for t in range(T - 1, -1, -1):
-                differentiate(h[t, :m], d[:m], g[t, :m], carried[:m], p)
-                last = T - 1 if once else t  # where one step stands for all, it takes their sum
-                if t < last:
-                    _add(g[t, :m], g[last, :m])
-                if t == 0 or not once:
-                    out = y[t, start:end], mean[:m], grad_x[t, start:end]
-                    _leave(g[last, :m], *out, partial[task, 0], partial[task, 1])
-            if len(grad_v0):
-                _write(carried[:m], grad_v0[start:end])
-
-
-@kernel
-def _read(x, out):
-    for i in range(len(out)):
-        out[i] = widen(x[i])
-
-
-@kernel
-def _write(x, out):
-    for i in range(len(out)):
-        out[i] = narrow(x[i], out[0])
-
-
-@kernel
-def _add(x, to):
-    for i in range(len(x)):
-        to[i] += x[i]
-
-
-@kernel
-def _leave(g, y, mean, grad_x, first, second):
-    """One step's gradient, and what it adds to the two sums of the norm."""
-    _write(g, grad_x)
-    if len(first):
-        for i in range(len(g)):
-            first[i] += g[i]
-            second[i] += g[i] * (widen(y[i]) - mean[i])
+        first, second = partial[task, 0], partial[task, 1]
+        for start in range(task * share, min(n, (task + 1) * share), L):
+            for j in range(0, min(L, n - start), LANES):
+                i, m = start + j, n - start - j
+                a_, b_, mean_ = take(a, j, LANES), take(b, j, LANES), take(mean, j, LANES)
+                v = take(v0, i, m) if len(v0) else splat(p.rest)
+                for t in range(T):
+                    c = charge(take(y, min(t, steps - 1) * n + i, m), a_, b_, v, p)
+                    put(c, h, t * LANES, LANES)
+                    v = settle(c, p)
+                carried = take(grad_v, i, m) if len(grad_v) else splat(f32(0))
+                total, one, two = splat(f32(0)), splat(f32(0)), splat(f32(0))
+                for t in range(T - 1, -1, -1):
+                    g = take(grad_s, t * n + i, m)
+                    grad = differentiate(take(h, t * LANES, LANES), g, carried, p)
+                    carried = p.carry * grad
+                    # where one step stands for all, it takes their sum
+                    total = p.gain * grad + total if once else p.gain * grad
+                    if t == 0 or not once:
+                        put(total, grad_x, t * n + i, m)
+                        one = one + total
+                        two = two + total * (take(y, t * n + i, m) - mean_)
+                if summed:
+                    put(take(first, j, LANES) + one, first, j, LANES)
+                    put(take(second, j, LANES) + two, second, j, LANES)
+                if len(grad_v0):
+                    put(carried, grad_v0, i, m)
 
 
 @kernel
 def back_norm(part, parts, grad, y, scale, slant, level):
     """scale g + slant y + level in place: from the gradient behind the norm to that before it."""
     n, L = len(y), len(scale)
-    for start in range(part * L, n, parts * L):
-        g, y_ = grad[start : min(n, start + L)], y[start : min(n, start + L)]
-        for i in range(len(g)):
-            out = scale[i] * widen(g[i]) + (slant[i] * widen(y_[i]) + level[i])
-            g[i] = narrow(out, g[0])
+    block = max(1, BLOCK // L) * L
+    for start in range(part * block, n, parts * block):
+        for row in range(start, min(n, start + block), L):
+            for j in range(0, min(L, n - row), LANES):
+                i, m = row + j, n - row - j
+                out = take(scale, j, LANES) * take(grad, i, m)
+                out = out + (take(slant, j, LANES) * take(y, i, m) + take(level, j, LANES))
+                put(out, grad, i, m)
 
 
 @kernel
@@ -271,93 +216,114 @@ def fire_pool(part, parts, y, a, b, s, p):
 
     a and b have the length W C of a row. Row 2i+1 is kept for the window below.
     """
-    (T, B, h_out, _, C), (H, L) = s.shape, y.shape[2:]
-    v, h = np.empty(L, f32), np.empty(L, f32)
-    above, lines = np.empty((T, L), f32), np.empty((T, L), f32)
+    (T, B, h_out, w_out, C), (steps, _, H, L) = s.shape, y.shape
+    above, lines = np.empty(T * L, f32), np.empty(T * L, f32)
     for sample in range(part, B, parts):
         above[:] = 0
         for i in range(h_out):
             lines[:] = above
             for row in range(2 * i, min(2 * i + 2, H)):
-                v[:] = p.rest
-                for t in range(T):
-                    charge(y[min(t, len(y) - 1), sample, row], a, b, v, h, p)
-                    emit(h, above[t], p)
-                    _join(above[t], lines[t])
+                for x in range(0, L, LANES):
+                    m, v = L - x, splat(p.rest)
+                    a_, b_ = take(a, x, m), take(b, x, m)
+                    for t in range(T):
+                        at = ((min(t, steps - 1) * B + sample) * H + row) * L + x
+                        c = charge(take(y, at, m), a_, b_, v, p)
+                        v, spikes = settle(c, p), fires(c, p)
+                        put(spikes, above, t * L + x, m)
+                        put(larger(take(lines, t * L + x, m), spikes), lines, t * L + x, m)
             for t in range(T):
-                _widest(lines[t], s[t, sample, i], C)
+                at = ((t * B + sample) * h_out + i) * w_out * C
+                _widest(lines, t * L, L, s, at, w_out, C)
 
 
-@kernel
-def _join(x, line):
-    for i in range(len(x)):
-        line[i] = max(line[i], x[i])
-
-
-@kernel
-def _widest(line, out, C):
-    """The max of columns 2j-1, 2j and 2j+1 of a line."""
-    last = len(line) - C
-    for j in range(len(out)):
-        left, middle, right = max((2 * j - 1) * C, 0), 2 * j * C, min((2 * j + 1) * C, last)
-        x, y, z = line[left : left + C], line[middle : middle + C], line[right : right + C]
-        to = out[j]
-        for c in range(C):
-            to[c] = narrow(max(max(x[c], y[c]), z[c]), to[0])
+@inline
+def _widest(lines, line, L, s, at, w_out, C):
+    """The max of columns 2j-1, 2j and 2j+1 of a line, for all j."""
+    for j in range(w_out):
+        left, right = line + max((2 * j - 1) * C, 0), line + min((2 * j + 1) * C, L - C)
+        for c in range(0, C, LANES):
+            m = C - c
+            x, z = take(lines, left + c, m), take(lines, right + c, m)
+            most = larger(larger(x, z), take(lines, line + 2 * j * C + c, m))
+            put(most, s, at + j * C + c, m)
 
 
 @kernel
 def back_pool(part, parts, y, a, b, mean, grad_s, grad_x, partial, p):
     """As `back`, through the max-pool: the first spike of a window in reading order takes it.
 
-    One task a sample. Of the last three rows of pixels, membranes `h` and gradients `g` of the
-    spikes are at hand; slots: 0 the row above the window's middle, 1 the middle, 2 the last.
+    One task a sample; a and b have the length of a row, mean has C. Of the last three rows of
+    pixels membranes `h` are at hand, row r in slot r % 3; of the last two rows of windows which of
+    its nine pixels `won`, row i in slot i % 2.
     """
-    (T, B, h_out, w_out, C), (H, L) = grad_s.shape, y.shape[2:]
-    once = len(y) < T
-    h, g = np.empty((3, T, L), f32), np.empty((3, T, L), f32)
-    v, d, carried, found = np.empty(L, f32), np.empty(L, f32), np.empty(L, f32), np.empty(C, f32)
+    (T, B, h_out, w_out, C), (steps, _, H, L) = grad_s.shape, y.shape
+    once, w = steps < T, w_out * C
+    h, won = np.empty(3 * T * L, f32), np.empty(2 * T * w, f32)
     for sample in range(part, B, parts):
         partial[sample] = 0
+        first, second = partial[sample, 0], partial[sample, 1]
         for i in range(h_out):
-            low, high = 0 if i else 1, min(3, H - 2 * i + 1)
-            for slot in range(1, high):
-                v[:] = p.rest
-                for t in range(T):
-                    row = y[min(t, len(y) - 1), sample, 2 * i + slot - 1]
-                    charge(row, a, b, v, h[slot, t], p)
-                g[slot] = 0
+            for row in range(2 * i, min(2 * i + 2, H)):
+                for x in range(0, L, LANES):
+                    m, v = L - x, splat(p.rest)
+                    a_, b_ = take(a, x, m), take(b, x, m)
+                    for t in range(T):
+                        at = ((min(t, steps - 1) * B + sample) * H + row) * L + x
+                        c = charge(take(y, at, m), a_, b_, v, p)
+                        put(c, h, ((row % 3) * T + t) * L + x, m)
+                        v = settle(c, p)
             for t in range(T):
-                for j in range(w_out):
-                    _scatter(grad_s[t, sample, i, j], h, g, t, found, low, high, j, p)
-            # the last row meets the next window too
-            for slot in range(low, high if i == h_out - 1 else 2):
-                carried[:] = 0
-                at = 2 * i + slot - 1
-                for t in range(T - 1, -1, -1):
-                    differentiate(h[slot, t], d, g[slot, t], carried, p)
-                    last = T - 1 if once else t
-                    if t < last:
-                        _add(g[slot, t], g[slot, last])
-                    if t == 0 or not once:
-                        out = y[t, sample, at], mean, grad_x[t, sample, at]
-                        _leave(g[slot, last], *out, partial[sample, 0], partial[sample, 1])
-            h[0], g[0] = h[2], g[2]
+                _find(h, t, i, won, ((i % 2) * T + t) * w, (T, H, L, w_out, C), p)
+            # the last row of these meets the next window too
+            for row in range(max(2 * i - 1, 0), H if i == h_out - 1 else 2 * i + 1):
+                for x in range(L // C):
+                    for c in range(0, C, LANES):
+                        m, carried, total = C - c, splat(f32(0)), splat(f32(0))
+                        one, two, mean_ = splat(f32(0)), splat(f32(0)), take(mean, c, m)
+                        for t in range(T - 1, -1, -1):
+                            windows = grad_s, (t * B + sample) * h_out * w + c
+                            g = _given(won, t, row, x, c, windows, (T, h_out, w_out, C))
+                            at = ((row % 3) * T + t) * L + x * C + c
+                            grad = differentiate(take(h, at, m), g, carried, p)
+                            carried = p.carry * grad
+                            total = p.gain * grad + total if once else p.gain * grad
+                            if t == 0 or not once:
+                                at = ((t * B + sample) * H + row) * L + x * C + c
+                                put(total, grad_x, at, m)
+                                one = one + total
+                                two = two + total * (take(y, at, m) - mean_)
+                        put(take(first, c, m) + one, first, c, m)
+                        put(take(second, c, m) + two, second, c, m)
 
 
-@kernel
-def _scatter(grad, h, g, t, found, low, high, j, p):
-    """The gradient of one window, to the first of its pixels that fired, else to the first."""
-    C, W = len(grad), h.shape[2] // len(grad)
-    left, right = max(2 * j - 1, 0), min(2 * j + 2, W)
-    found[:] = 0
-    for slot in range(low, high):
-        for k in range(left, right):
-            h_k, g_k = h[slot, t, k * C : (k + 1) * C], g[slot, t, k * C : (k + 1) * C]
-            for c in range(C):
-                takes = f32(1) - found[c] if h_k[c] >= p.bar else f32(0)
-                found[c] += takes
-                g_k[c] += takes * widen(grad[c])
-    g_k = g[low, t, left * C : (left + 1) * C]
-    for c in range(C):
-        g_k[c] += (f32(1) - found[c]) * widen(grad[c])
+@inline
+def _find(h, t, i, won, at, sizes, p):
+    """For the windows of row i, the first pixel that fired, else the first: 0 to 8."""
+    T, H, L, w_out, C = sizes
+    top, bottom = max(2 * i - 1, 0), min(2 * i + 2, H)
+    for j in range(w_out):
+        left, right = max(2 * j - 1, 0), min(2 * j + 2, L // C)
+        for c in range(0, C, LANES):
+            m = C - c
+            found = splat(f32(3 * (top - 2 * i + 1) + left - 2 * j + 1))
+            for row in range(bottom - 1, top - 1, -1):
+                for x in range(right - 1, left - 1, -1):
+                    c_ = take(h, ((row % 3) * T + t) * L + x * C + c, m)
+                    pixel = f32(3 * (row - 2 * i + 1) + x - 2 * j + 1)
+                    found = reaches(c_, p.bar, pixel, found)
+            put(found, won, at + j * C + c, m)
+
+
+@inline
+def _given(won, t, row, x, c, windows, sizes):
+    """The gradient that pixel (row, x) takes from the one, two or four windows that it is in."""
+    T, h_out, w_out, C = sizes
+    grad, at = windows
+    m, g = C - c, splat(f32(0))
+    for i in range(row // 2, min((row + 1) // 2 + 1, h_out)):
+        for j in range(x // 2, min((x + 1) // 2 + 1, w_out)):
+            winner = take(won, (((i % 2) * T + t) * w_out + j) * C + c, m)
+            pixel = f32(3 * (row - 2 * i + 1) + x - 2 * j + 1)
+            g = g + equals(winner, pixel, take(grad, at + (i * w_out + j) * C, m), f32(0))
+    return g

@@ -2,11 +2,12 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from saccade.ops._numba import TILE, array, cell, nothing, run, tasks_of
+from saccade.ops._numba import LANES, array, cell, nothing, run, tasks_of
 from saccade.ops._numba import refuses as no_kernel
 from saccade.ops._triton import dense, like
 from saccade.ops.lif.reference import Fire
@@ -59,18 +60,18 @@ class _Scan(torch.autograd.Function):
 
         x, v0 = ctx.saved_tensors
         grad_x, grad_v0 = torch.empty_like(x), torch.empty_like(x[0])
-        tasks, per_task = tasks_of(x[0].numel(), TILE)
+        tasks, share = tasks_of(x[0].numel(), LANES)
         given = torch.zeros_like(x) if grad_s is None else like(grad_s, x)
         run(
-            kernels.back, _flat(x, x[0]), *_identity(), array(torch.zeros(TILE)),
+            kernels.back, _flat(x, x[0]), *_identity(), _identity()[1],
             nothing(x.dtype) if v0 is None else _flat(v0.to(x.dtype), x[0]),
             _flat(given, x[0]), nothing() if grad_v is None else _flat(grad_v, x[0]),
             _flat(grad_x, x[0]), nothing(x.dtype) if v0 is None else _flat(grad_v0, x[0]),
-            array(torch.empty(tasks, 2, 0)), per_task, ctx.p,
+            np.empty((tasks, 2, 0), np.float32), share, ctx.p,
         )  # fmt: skip
         return grad_x, None if v0 is None else grad_v0.to(v0.dtype), None
 
 
 def _identity() -> tuple[Any, Any]:
-    """The norm that changes nothing: a, b of a tile."""
-    return array(torch.ones(TILE)), array(torch.zeros(TILE))
+    """The norm that changes nothing: a, b of a vector."""
+    return np.ones(LANES, np.float32), np.zeros(LANES, np.float32)

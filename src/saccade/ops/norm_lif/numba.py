@@ -6,26 +6,35 @@ Memory is channels-last. Passes over it:
     backward  membranes again, the gradient behind the norm and its sums; then that before it
 """
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from saccade.ops._numba import array, cell, nothing, run, tasks_of, tile_of
+from saccade.ops._numba import array, cell, fresh, nothing, places, run, tasks_of
 from saccade.ops._numba import refuses as no_kernel
 from saccade.ops._triton import channels_last
 from saccade.ops.lif.reference import Fire
 from saccade.ops.norm_lif.reference import Norm
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Coefficients = NDArray[np.float32]
+
 
 class Affine(NamedTuple):
-    """The norm as a y + b, with the statistics that it rests on; all [C], float32."""
+    """The norm as a y + b, with the statistics that it rests on; all [C], float32, of numpy.
 
-    mean: Tensor
-    rstd: Tensor
-    a: Tensor
-    b: Tensor
+    On so few numbers an operation of torch takes longer than its arithmetic.
+    """
+
+    mean: "Coefficients"
+    rstd: "Coefficients"
+    a: "Coefficients"
+    b: "Coefficients"
 
 
 def refuses(
@@ -51,8 +60,7 @@ def scan(
     y: Tensor, norm: Norm, decay: float, gain: float, fire: Fire, steps: int, pools: bool
 ) -> Tensor:
     """See `saccade.ops.norm_lif.reference.scan`."""
-    with torch.no_grad():
-        affine = _measured(y, norm, steps) if norm.training else _known(norm)
+    affine = _measured(y, norm, steps) if norm.training else _known(norm)
     p = cell(decay, gain, fire)
     learned = norm.weight, norm.bias, norm.offset
     s: Tensor = _NormFire.apply(y, *learned, affine, norm.training, p, steps, pools)  # type: ignore[no-untyped-call]
@@ -63,34 +71,50 @@ def _measured(y: Tensor, norm: Norm, steps: int) -> Affine:
     """Statistics of the batch; moves the running ones."""
     from saccade.kernels import cpu as kernels
 
-    C, L = y.shape[2], tile_of(y.shape[2])
-    rows = _rows(y)
-    shift = rows.flatten()[:C].float()
-    tasks, per_task = tasks_of(y.numel(), L)
-    partial = torch.empty(tasks, 2, L)
-    run(kernels.sums, array(rows, -1), array(shift.repeat(L // C)), per_task, array(partial))
-    first, second = _total(partial, C).div(y.numel() // C)
-    mean, var = (shift + first).float(), (second - first * first).clamp(min=0).float()
-    seen, offset = steps * (y[0].numel() // C), 0 if norm.offset is None else norm.offset
-    norm.running_mean.lerp_((mean + offset).to(norm.running_mean), norm.momentum)
-    spread = var * (seen / max(1, seen - 1))
-    norm.running_var.lerp_(spread.to(norm.running_var), norm.momentum)
-    return _affine(norm, mean, torch.rsqrt(var + norm.eps))
+    C = y.shape[2]
+    flat, n = array(_rows(y), -1), y.numel() // C
+    shift = array(_rows(y).reshape(-1)[:C].float())
+    tasks, share = tasks_of(y.numel(), places(C))
+    partial = np.empty((tasks, 2, places(C)), np.float32)
+    run(kernels.sums, flat, _spread(shift), share, partial)
+    first, second = _total(partial, C) / n
+    mean, var = shift + first, np.maximum(second - first * first, 0)
+    seen = steps * (y[0].numel() // C)
+    offset = 0 if norm.offset is None else _learned(norm.offset)
+    with torch.no_grad():
+        for running, batch in (
+            (norm.running_mean, mean + offset),
+            (norm.running_var, var * (seen / max(1, seen - 1))),
+        ):
+            running.lerp_(torch.from_numpy(batch).to(running), norm.momentum)
+    return _affine(norm, mean, var)
 
 
 def _known(norm: Norm) -> Affine:
-    mean = norm.running_mean if norm.offset is None else norm.running_mean - norm.offset
-    return _affine(norm, mean.float(), torch.rsqrt(norm.running_var.float() + norm.eps))
+    mean, var = (_learned(x).astype(np.float64) for x in (norm.running_mean, norm.running_var))
+    return _affine(norm, mean if norm.offset is None else mean - _learned(norm.offset), var)
 
 
-def _affine(norm: Norm, mean: Tensor, rstd: Tensor) -> Affine:
-    a = norm.weight.float() * rstd
-    return Affine(mean, rstd, a, norm.bias.float() - mean * a)
+def _affine(norm: Norm, mean: "NDArray[np.float64]", var: "NDArray[np.float64]") -> Affine:
+    m, rstd = mean.astype(np.float32), (1 / np.sqrt(var + norm.eps)).astype(np.float32)
+    a = _learned(norm.weight) * rstd
+    return Affine(m, rstd, a, _learned(norm.bias) - m * a)
 
 
-def _total(partial: Tensor, C: int) -> Tensor:
-    """Sums [2, C] of partial ones [tasks, 2, L], in float64."""
-    return partial.double().sum(0).view(2, -1, C).sum(1)
+def _learned(x: Tensor) -> "Coefficients":
+    return array(x.detach().float())
+
+
+def _total(partial: "NDArray[np.float32]", C: int) -> "NDArray[np.float64]":
+    """Sums [2, C] of partial ones [tasks, 2, places]."""
+    total: NDArray[np.float64] = partial.sum(0, dtype=np.float64).reshape(2, -1, C).sum(1)
+    return total
+
+
+def _spread(x: "Coefficients") -> "Coefficients":
+    """Repeated to whole vectors."""
+    times = places(len(x)) // len(x)
+    return x if times == 1 else np.tile(x, times)
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -118,15 +142,16 @@ class _NormFire(torch.autograd.Function):
     ) -> Tensor:
         from saccade.kernels import cpu as kernels
 
-        ctx.save_for_backward(y, weight, *affine)
-        ctx.offset, ctx.constants = offset is not None, (batch, p, steps, pools)
+        ctx.save_for_backward(y, weight)
+        ctx.constants = offset is not None, batch, affine, p, steps, pools
         t, B, C, H, W = y.shape
         h, w = (_pooled(H), _pooled(W)) if pools else (H, W)
-        s = torch.empty(steps, B, h, w, C, dtype=y.dtype)
-        a, b = _repeated(affine.a, affine.b, length=W * C if pools else tile_of(C))
+        s = fresh(steps, B, h, w, C, dtype=y.dtype)
         if pools:
+            a, b = (np.tile(x, W) for x in (affine.a, affine.b))
             run(kernels.fire_pool, array(_rows(y), t, B, H, W * C), a, b, array(s), p)
         else:
+            a, b = _spread(affine.a), _spread(affine.b)
             none, ends = nothing(y.dtype), nothing()
             run(kernels.fire, array(_rows(y), t, -1), a, b, none, array(s, steps, -1), ends, p)
         return s.permute(0, 1, 4, 2, 3)
@@ -134,53 +159,56 @@ class _NormFire(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
-        y, weight, *affine = ctx.saved_tensors
-        batch, *constants = ctx.constants
-        known = Affine(*affine)
-        grad_y, sums = _behind_norm(y, channels_last(grads[0]), known, *constants)
-        _through_norm(grad_y, y, known, sums if batch else None)
-        sums = sums.to(weight)
-        grad_offset = sums[0] * (0.0 if batch else known.a) if ctx.offset else None
-        return grad_y, sums[1] * known.rstd, sums[0], grad_offset, *(None for _ in range(5))
-
-
-def _repeated(*coefficients: Tensor, length: int) -> list[Any]:
-    return [array(c.repeat(length // len(c))) for c in coefficients]
+        y, weight = ctx.saved_tensors
+        has_offset, batch, affine, *constants = ctx.constants
+        grad_y, sums = _behind_norm(y, channels_last(grads[0]), affine, *constants)
+        _through_norm(grad_y, y, affine, sums if batch else None)
+        of_bias, of_weight = (
+            torch.from_numpy(x).to(weight) for x in (sums[0], sums[1] * affine.rstd)
+        )
+        through = torch.from_numpy(sums[0] * (0.0 if batch else affine.a)).to(weight)
+        return (
+            grad_y,
+            of_weight,
+            of_bias,
+            through if has_offset else None,
+            *(None for _ in range(5)),
+        )
 
 
 def _behind_norm(
     y: Tensor, grad_s: Tensor, affine: Affine, p: Any, steps: int, pools: bool
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, "NDArray[np.float64]"]:
     """The gradient of a y + b, as y lies; and [2, C]: the sums of it, and of it times y - mean."""
     from saccade.kernels import cpu as kernels
 
     t, B, C, H, W = y.shape
-    grad, L = torch.empty_like(_rows(y)), W * C if pools else tile_of(C)
-    coefficients = _repeated(affine.a, affine.b, affine.mean, length=L)
+    grad = fresh(t, B, H, W, C, dtype=y.dtype)
     if pools:
-        partial = torch.empty(B, 2, L)
-        lines = (array(_rows(x), t, B, H, L) for x in (y, grad.permute(0, 1, 4, 2, 3)))
-        y_lines, grad_lines = lines
-        given = y_lines, *coefficients, array(_rows(grad_s))
-        run(kernels.back_pool, *given, grad_lines, array(partial), p)
+        partial = np.empty((B, 2, C), np.float32)
+        a, b = (np.tile(x, W) for x in (affine.a, affine.b))
+        lines, out = (array(x, t, B, H, W * C) for x in (_rows(y), grad))
+        run(kernels.back_pool, lines, a, b, affine.mean, array(_rows(grad_s)), out, partial, p)
     else:
-        tasks, per_task = tasks_of(y[0].numel(), L)
-        partial, none = torch.empty(tasks, 2, L), nothing(y.dtype)
-        given = array(_rows(y), t, -1), *coefficients, none, array(_rows(grad_s), steps, -1)
-        out = array(grad, t, -1), none, array(partial)
-        run(kernels.back, *given, nothing(), *out, per_task, p)
+        tasks, share = tasks_of(y[0].numel(), places(C))
+        partial, none = np.empty((tasks, 2, places(C)), np.float32), nothing(y.dtype)
+        given = (_spread(x) for x in (affine.a, affine.b, affine.mean))
+        rows, spikes, out = (array(x, len(x), -1) for x in (_rows(y), _rows(grad_s), grad))
+        run(kernels.back, rows, *given, none, spikes, nothing(), out, none, partial, share, p)
     return grad.permute(0, 1, 4, 2, 3), _total(partial, C)
 
 
-def _through_norm(grad: Tensor, y: Tensor, affine: Affine, sums: Tensor | None) -> None:
+def _through_norm(
+    grad: Tensor, y: Tensor, affine: Affine, sums: "NDArray[np.float64] | None"
+) -> None:
     """In place, from the gradient behind the norm to that before it."""
     from saccade.kernels import cpu as kernels
 
-    slant, level, C = torch.zeros_like(affine.a), torch.zeros_like(affine.a), len(affine.a)
+    slant, level = np.zeros_like(affine.a), np.zeros_like(affine.a)
     if sums is not None:  # the statistics are the batch's own
         # of one step that stands for T, sums and samples are both T times as many
-        first, second = (sums / (y.numel() // C)).float()
-        slant = -affine.a * affine.rstd.square() * second
+        first, second = (sums / (y.numel() // len(affine.a))).astype(np.float32)
+        slant = -affine.a * np.square(affine.rstd) * second
         level = -affine.a * first - slant * affine.mean
     flat = (array(_rows(x), -1) for x in (grad, y))
-    run(kernels.back_norm, *flat, *_repeated(affine.a, slant, level, length=tile_of(C)))
+    run(kernels.back_norm, *flat, *map(_spread, (affine.a, slant, level)))
