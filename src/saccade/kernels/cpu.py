@@ -6,7 +6,8 @@ a multiply-add but the exponential of a surrogate, so sums round here as they do
 Currents y are [t, n] with n = B*H*W*C; t is 1 where one picture stands for T steps. The norm is
 x = a y + b, with coefficients repeated to the length L, the least multiple of C and of LANES.
 Work is cut into tasks whose number does not depend on the threads: `part` of `parts` threads takes
-every parts-th task, and sums are left by task, so that their order is always the same.
+every parts-th task, and sums are left by task, so that their order is always the same. Where there are
+no sums, each thread has one piece of memory: threads in turn would fetch each other's lines ahead.
 """
 
 from typing import Any, NamedTuple
@@ -30,8 +31,6 @@ from saccade.kernels.vector import (
 )
 
 SIGMOID, ATAN, RECTANGLE, TRIANGLE, FAST_SIGMOID = range(5)
-BLOCK = 1024
-"""Numbers that go to one thread after another, about."""
 
 
 class Cell(NamedTuple):
@@ -127,6 +126,12 @@ def differentiate(h, g, carried, p):
 
 
 @kernel
+def edge(part, parts, n, L):
+    """Where the share of a part begins: one piece of memory each, cut between tiles."""
+    return min(n, -(-n // L) * part // parts * L)
+
+
+@kernel
 def sums(part, parts, y, shift, share, partial):
     """Of each place, sum of (y - shift) and of its square: partial [tasks, 2, L]."""
     n, L = len(y), len(shift)
@@ -145,19 +150,17 @@ def sums(part, parts, y, shift, share, partial):
 def fire(part, parts, y, a, b, v0, s, v_end, p):
     """The neuron on normalised currents; v0 and v_end are empty where nobody gives or asks."""
     (steps, n), L, T = y.shape, len(a), len(s)
-    block = max(1, BLOCK // L) * L
-    for start in range(part * block, n, parts * block):
-        for row in range(start, min(n, start + block), L):
-            for j in range(0, min(L, n - row), LANES):
-                i, m = row + j, n - row - j
-                a_, b_ = take(a, j, LANES), take(b, j, LANES)
-                v = take(v0, i, m) if len(v0) else splat(p.rest)
-                for t in range(T):
-                    h = charge(take(y, min(t, steps - 1) * n + i, m), a_, b_, v, p)
-                    put(fires(h, p), s, t * n + i, m)
-                    v = settle(h, p)
-                if len(v_end):
-                    put(v, v_end, i, m)
+    for row in range(edge(part, parts, n, L), edge(part + 1, parts, n, L), L):
+        for j in range(0, min(L, n - row), LANES):
+            i, m = row + j, n - row - j
+            a_, b_ = take(a, j, LANES), take(b, j, LANES)
+            v = take(v0, i, m) if len(v0) else splat(p.rest)
+            for t in range(T):
+                h = charge(take(y, min(t, steps - 1) * n + i, m), a_, b_, v, p)
+                put(fires(h, p), s, t * n + i, m)
+                v = settle(h, p)
+            if len(v_end):
+                put(v, v_end, i, m)
 
 
 @kernel
@@ -200,14 +203,12 @@ def back(part, parts, y, a, b, mean, v0, grad_s, grad_v, grad_x, grad_v0, partia
 def back_norm(part, parts, grad, y, scale, slant, level):
     """scale g + slant y + level in place: from the gradient behind the norm to that before it."""
     n, L = len(y), len(scale)
-    block = max(1, BLOCK // L) * L
-    for start in range(part * block, n, parts * block):
-        for row in range(start, min(n, start + block), L):
-            for j in range(0, min(L, n - row), LANES):
-                i, m = row + j, n - row - j
-                out = take(scale, j, LANES) * take(grad, i, m)
-                out = out + (take(slant, j, LANES) * take(y, i, m) + take(level, j, LANES))
-                put(out, grad, i, m)
+    for row in range(edge(part, parts, n, L), edge(part + 1, parts, n, L), L):
+        for j in range(0, min(L, n - row), LANES):
+            i, m = row + j, n - row - j
+            out = take(scale, j, LANES) * take(grad, i, m)
+            out = out + (take(slant, j, LANES) * take(y, i, m) + take(level, j, LANES))
+            put(out, grad, i, m)
 
 
 @kernel
