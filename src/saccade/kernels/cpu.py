@@ -6,8 +6,9 @@ a multiply-add but the exponential of a surrogate, so sums round here as they do
 Currents y are [t, n] with n = B*H*W*C; t is 1 where one picture stands for T steps. The norm is
 x = a y + b, with coefficients repeated to the length L, the least multiple of C and of LANES.
 Work is cut into tasks whose number does not depend on the threads: `part` of `parts` threads takes
-every parts-th task, and sums are left by task, so that their order is always the same. Where there are
-no sums, each thread has one piece of memory: threads in turn would fetch each other's lines ahead.
+every parts-th task, and sums are left by task, so that their order is always the same. Where there
+are no sums, each thread has one piece of memory: threads in turn would fetch each other's lines
+ahead.
 """
 
 from typing import Any, NamedTuple
