@@ -142,3 +142,59 @@ def test_libraries_take_turns_in_another_order_each_round(monkeypatch: pytest.Mo
     found = compare.compare(("lif", [], ("norse", "snntorch")), ["norse"], args)
     assert heard == ["ours", "norse", "norse", "ours"]
     assert found["ratio"] == {"norse": 2.0}
+
+
+def finished(folder: Path, seed: int, accuracy: float, **others: object) -> Path:
+    """The folder of a run that has ended, as far as a record reads it."""
+    folder.mkdir()
+    metrics = {
+        "recipe": "tiny",
+        "model": "spikformer",
+        "dataset": "digits",
+        "epochs": 3,
+        "train_images": 90,
+        "test_images": 10,
+        "weights": "last",
+        "T": 2,
+        "seed": seed,
+        "test_accuracy": accuracy,
+        "train_seconds": 1.5,
+        "images_per_second": 180.0,
+        "versions": {},
+        "hardware": {},
+    }
+    (folder / "metrics.json").write_text(json.dumps(metrics | others))
+    for name in ("recipe.yaml", "log.jsonl"):
+        (folder / name).write_text(f"{name} of {seed}")
+    return folder
+
+
+def record(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["record.py", *words, "--command", "saccade train tiny"])
+    assert load("record").main() == 0
+
+
+def test_a_record_says_which_seeds_are_done_and_which_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    runs = [finished(tmp_path / f"r{seed}", seed, a) for seed, a in ((2, 0.9), (0, 0.8))]
+    out = tmp_path / "record"
+    record(monkeypatch, *map(str, runs), "--out", str(out), "--seeds", "0,1,2")
+    said = json.loads((out / "summary.json").read_text())
+    assert (said["seeds_done"], said["seeds_left"], said["n"]) == ([2, 0], [1], 2)
+    assert said["mean"] == pytest.approx(0.85)
+    assert said["sd"] == pytest.approx(0.05 * 2**0.5)  # of two numbers, 0.1 apart
+    assert (out / "s2" / "log.jsonl").read_text() == "log.jsonl of 2"
+    assert (out / "s0" / "recipe.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("others", "says"), [({"epochs": 4}, "one recipe"), ({"seed": 0}, "once at most")]
+)
+def test_runs_that_do_not_belong_together_make_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: dict[str, object], says: str
+):
+    runs = [finished(tmp_path / "a", 0, 0.8), finished(tmp_path / "b", 1, 0.9, **others)]
+    with pytest.raises(SystemExit, match=says):
+        record(monkeypatch, *map(str, runs), "--out", str(tmp_path / "record"))
+    assert not (tmp_path / "record").exists()
