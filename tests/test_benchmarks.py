@@ -188,13 +188,11 @@ def test_a_record_says_which_seeds_are_done_and_which_are_left(
     assert (out / "s0" / "recipe.yaml").exists()
 
 
-@pytest.mark.parametrize(
-    ("others", "says"), [({"epochs": 4}, "one recipe"), ({"seed": 0}, "once at most")]
-)
+@pytest.mark.parametrize(("seed", "epochs", "says"), [(1, 4, "one recipe"), (0, 3, "once at most")])
 def test_runs_that_do_not_belong_together_make_no_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: dict[str, object], says: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, epochs: int, says: str
 ):
-    runs = [finished(tmp_path / "a", 0, 0.8), finished(tmp_path / "b", 1, 0.9, **others)]
+    runs = [finished(tmp_path / "a", 0, 0.8), finished(tmp_path / "b", seed, 0.9, epochs=epochs)]
     with pytest.raises(SystemExit, match=says):
         record(monkeypatch, *map(str, runs), "--out", str(tmp_path / "record"))
     assert not (tmp_path / "record").exists()
