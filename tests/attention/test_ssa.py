@@ -69,11 +69,25 @@ def test_spikes_are_those_of_float64_in_every_dtype(dtype: torch.dtype, T: int):
     want = fire_mix.reference(*(x.double() for x in (q, k, v)), *args)
     assert 0.02 < want.mean() < 0.98
     given = tuple(x.to(dtype) for x in (q, k, v))
-    assert fire_mix.choose(*given, *args) == ("composed" if T == 4 else "wide")
     with torch.autocast("cpu", torch.bfloat16):
         got = fire_mix(*given, *args)
     assert got.dtype == dtype
     assert torch.equal(got.double(), want)
+
+
+def test_a_watched_attention_counts_as_one_that_is_not_in_sixteen_bits():
+    ssa = SSA(Site(dim=32, heads=1, T=2, grid=(14, 14)), scale=0.0625).eval()
+    for projection in (ssa.q, ssa.k, ssa.v):
+        torch.nn.init.constant_(projection.norm.bias, 1.2)
+    x = spikes(2, 1, 32, 14, 14).float()
+    heard = []
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        want = ssa(x)
+        ssa.fire.register_forward_hook(lambda module, args, out: heard.append(args[0]))
+        got = ssa(x)
+    assert (heard[0] / 0.0625).max() > 256  # counts that bfloat16 has not
+    assert torch.equal(heard[0], (heard[0] / 0.0625).round() * 0.0625)
+    assert torch.equal(got, want)
 
 
 def test_scores_are_the_first_product():

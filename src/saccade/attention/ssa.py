@@ -69,6 +69,17 @@ def _mix_reassociated(q: Heads, k: Heads, v: Heads, scale: float) -> Heads:
     return q @ (k.mT @ v) * scale
 
 
+def _holds(
+    q: Tokens, heads: int, scale: float, decay: float | Tensor, gain: float | Tensor, fire: Fire
+) -> torch.dtype:
+    """The type in which no count of spikes and no membrane of constant decay is rounded."""
+    if isinstance(decay, Tensor) or isinstance(gain, Tensor):
+        return torch.float32
+    most = q[0, 0].numel() // heads
+    rounds = inexact(len(q), most, scale, decay, gain, fire)
+    return torch.float64 if rounds else torch.float32
+
+
 def _fire_with(mix: Callable[..., Tensor], lif: Callable[..., tuple[Tensor, Tensor]]) -> Fn:
     """Eq. SSA-2 whole: the product, and the neuron that it charges, on [T B C H W]."""
 
@@ -82,10 +93,10 @@ def _fire_with(mix: Callable[..., Tensor], lif: Callable[..., tuple[Tensor, Tens
         gain: float | Tensor,
         fire: Fire,
     ) -> Tokens:
-        # int8 would overflow, and types of 16 bits round counts: float32 holds them all
-        wide = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (q, k, v))
+        exact = torch.promote_types(q.dtype, _holds(q, heads, scale, decay, gain, fire))
+        # products of 16 bits, as autocast makes them, would round counts
         with torch.autocast(q.device.type, enabled=False):
-            current = mix(*(split_heads(x, heads) for x in wide), scale)
+            current = mix(*(split_heads(x.to(exact), heads) for x in (q, k, v)), scale)
             merged = merge_heads(current, (q.shape[-2], q.shape[-1]))
             spikes: Tensor = lif(merged, None, decay, gain, fire)[0]
         return spikes.to(q.dtype)
@@ -113,32 +124,8 @@ else:
 fire_mix.fast("numba", refuses=ssa_numba.refuses)(ssa_numba.scan)
 """The same on a CPU."""
 
-
-def _float32_will_do(
-    q: Tokens, k: Tokens, v: Tokens, heads: int, scale: float, decay: float | Tensor,
-    gain: float | Tensor, fire: Fire,
-) -> str | None:  # fmt: skip
-    """The wide neuron is for counts and steps that float32 has not the bits for."""
-    if isinstance(decay, Tensor) or isinstance(gain, Tensor):
-        return "decay and gain are learned here"
-    most = q[0, 0].numel() // heads
-    beyond = inexact(len(q), most, scale, decay, gain, fire)
-    return None if beyond and q.dtype != torch.float64 else "counts and membranes have bits enough"
-
-
-@fire_mix.fast("wide", refuses=_float32_will_do)
-def _fire_wide(
-    q: Tokens, k: Tokens, v: Tokens, heads: int, scale: float, decay: float, gain: float,
-    fire: Fire,
-) -> Tokens:  # fmt: skip
-    """All of it in float64: spikes are those of the reference whatever N and T."""
-    doubles = (x.double() for x in (q, k, v))
-    s: Tensor = _fire_with(mix, lif)(*doubles, heads, scale, decay, gain, fire)
-    return s.to(q.dtype)
-
-
 fire_mix.fast("composed", refuses=lambda *args: None)(_fire_with(mix, lif))
-"""Whatever variants of `mix` and `lif` run."""
+"""Whatever variants of `mix` and `lif` run; in float64 where float32 has not the bits."""
 
 
 @ATTENTION.add("ssa")
@@ -225,7 +212,11 @@ class SSA(SpikingAttention):
     def current(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B C H W"]:
         """The product; a method of its own, so that q, k and v are free before it fires."""
         q, k, v = (split_heads(p(x), self.site.heads) for p in (self.q, self.k, self.v))
-        return merge_heads(mix(self.query(q), k, v, self.scale), (x.shape[-2], x.shape[-1]))
+        exact = torch.promote_types(q.dtype, torch.float32)
+        q = self.query(q)
+        with torch.autocast(x.device.type, enabled=False):
+            y = mix(*(t.to(exact) for t in (q, k, v)), self.scale)
+        return merge_heads(y, (x.shape[-2], x.shape[-1]))
 
     def adds(self) -> int:
         """Additions of the cheaper of the two orders of Eq. SSA-2."""
