@@ -26,8 +26,9 @@ lint: $(VENV)/installed
 types: $(VENV)/installed
 	$(BIN)/mypy
 
+# a process a core, each on one thread
 tests: $(VENV)/installed
-	$(BIN)/python -m pytest -q --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --cov --cov-report=term
 
 docs: $(VENV)/installed
 	$(BIN)/python docs/generate.py

@@ -2,12 +2,13 @@
 
 import errno
 import json
+import math
 import os
 from pathlib import Path
 
 import pytest
 
-from saccade.train import files, train
+from saccade.train import files, loop, train
 from saccade.train.files import write_atomically, write_json
 from tests.train.tiny import tiny_data, tiny_recipe, use
 
@@ -99,6 +100,7 @@ def test_a_disk_that_fills_up_during_training_leaves_the_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     use(monkeypatch, tiny_data())
+    monkeypatch.setattr(loop, "SAVE_SHARE", math.inf)
     calls: list[int] = []
     fsync = os.fsync
 

@@ -56,6 +56,11 @@ def refuses(
     return no_kernel(y)
 
 
+_QUIET = np.errstate(all="ignore")
+"""What stops being finite is found by whoever trains; numpy keeps quiet, as torch does."""
+
+
+@_QUIET
 def scan(
     y: Tensor, norm: Norm, decay: float, gain: float, fire: Fire, steps: int, pools: bool
 ) -> Tensor:
@@ -158,6 +163,7 @@ class _NormFire(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @_QUIET
     def backward(ctx: Any, *grads: Any) -> Any:
         y, weight = ctx.saved_tensors
         has_offset, batch, affine, *constants = ctx.constants
