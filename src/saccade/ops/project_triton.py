@@ -42,14 +42,19 @@ def _affine(
     fire = fire_of(v_threshold, v_reset, v_rest, strict, detach_reset, surrogate, alpha)
     _, B, C, H, W = y.shape
     coef = torch.stack((scale, shift, scale, shift)).float()
-    h, w = (pooled_side(H), pooled_side(W)) if pools else (H, W)
-    s = channels_last_memory(y, steps, B, C, h, w, dtype=dtype)
     neuron = constants(decay, gain, fire)
-    if not pools:
-        fire_steps(y, coef, s, s, fire.rest, steps, neuron)
-        return s
-    trains = channels_last_memory(y, 1, B, C, H, W, dtype=word(steps))
-    fire_steps(y, coef, trains, s, fire.rest, steps, neuron, trains=True)
+    if pools:
+        s = channels_last_memory(y, 1, B, C, H, W, dtype=word(steps))
+    else:
+        s = channels_last_memory(y, steps, B, C, H, W, dtype=dtype)
+    fire_steps(y, coef, s, s, fire.rest, steps, neuron, trains=pools)
+    return _pooled(s, steps, dtype) if pools else s
+
+
+def _pooled(trains: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
+    """Spikes behind the max-pool of trains [1 B C H W]."""
+    _, B, C, H, W = trains.shape
+    s = channels_last_memory(trains, steps, B, C, pooled_side(H), pooled_side(W), dtype=dtype)
     pool(trains, s, s, s)
     return s
 
@@ -120,11 +125,7 @@ def _project(
         M, H, W, h, w, fire.rest, T=T, N=N, K=K, SIDE=side, STRIDE=stride, TRAINS=pools,
         GROUP=GROUP, **tile._asdict(), **constants(decay, gain, fire), **FLAGS,
     )  # fmt: skip
-    if not pools:
-        return s
-    pooled = channels_last_memory(x, T, B, N, pooled_side(h), pooled_side(w), dtype=torch.int8)
-    pool(s, pooled, pooled, pooled)
-    return pooled
+    return _pooled(s, T, torch.int8) if pools else s
 
 
 def project(
@@ -168,11 +169,7 @@ def _sense(
         BM=BM, BN=BN, BK=max(16, power_of_two(C * side * side)), PRECISION="ieee",
         **constants(decay, gain, fire), **FLAGS,
     )  # fmt: skip
-    if not pools:
-        return s
-    pooled = channels_last_memory(x, steps, B, N, pooled_side(h), pooled_side(w), dtype=torch.int8)
-    pool(s, pooled, pooled, pooled)
-    return pooled
+    return _pooled(s, steps, torch.int8) if pools else s
 
 
 def sense(
