@@ -54,6 +54,16 @@ def test_an_integer_n_is_n_additions_at_every_weight_that_it_meets():
     assert row["macs"] == 0
 
 
+def test_additions_are_counted_in_inference_mode_too():
+    x = torch.ones(1, 1, 1, 3, 3)
+    model = tiny(nn.Conv2d(1, 2, 3, padding=1, bias=False), x)
+    want = rows(model, x)["conv"]["sops"]
+    with torch.inference_mode(), record(model) as seen:
+        model(x)
+    (row,) = [row for row in seen.table() if row["path"] == "conv"]
+    assert row["sops"] == want == 2 * (4 * 4 + 4 * 6 + 9)
+
+
 @pytest.mark.parametrize(
     ("kwargs", "channels", "expected"),
     [

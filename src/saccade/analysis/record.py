@@ -244,9 +244,9 @@ def _additions(module: nn.Conv2d | nn.Linear, x: Tensor) -> float:
 
 def _taps(module: nn.Conv2d, grid: Tensor) -> Tensor:
     """For each pixel of a grid [H W], how many places of the kernel it meets; fewer at borders."""
-    one = torch.ones(1, 1, *module.kernel_size, dtype=grid.dtype)
-    there = torch.zeros(1, 1, *grid.shape, dtype=grid.dtype, requires_grad=True)
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
+        one = torch.ones(1, 1, *module.kernel_size, dtype=torch.float64)
+        there = torch.zeros(1, 1, *grid.shape, dtype=torch.float64, requires_grad=True)
         met = conv2d(there, one, None, module.stride, module.padding, module.dilation)
         (taps,) = torch.autograd.grad(met.sum(), there)
     return taps[0, 0].to(grid.device)
