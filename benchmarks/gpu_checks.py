@@ -15,6 +15,7 @@ from saccade.attention.ssa import fire_mix
 from saccade.bench.timing import graphed
 from saccade.nn.folded import Folded
 from saccade.ops import Fire, Norm, affine_lif, lif, norm_lif
+from saccade.ops._packed import remember
 from saccade.ops._triton import channels_last
 from saccade.transform import fuse
 
@@ -106,20 +107,35 @@ def flips() -> dict[str, float]:
     return rates
 
 
+def packed(s: torch.Tensor) -> torch.Tensor:
+    """Spikes [T B C H W] as bits, eight channels a byte, [T B H W C/8]."""
+    eights = s.permute(0, 1, 3, 4, 2).unflatten(-1, (-1, 8)).to(torch.uint8)
+    return (eights << torch.arange(8, dtype=torch.uint8, device=s.device)).sum(-1).to(torch.uint8)
+
+
 def attention_core() -> dict[str, object]:
     """SSA from q, k, v spikes to output spikes: ours and SpikingJelly's, ms forward and both ways.
 
-    64 pictures, T = 4, 196 tokens, 8 heads of 64, bf16, 20 % firing; both from the same spikes,
-    each in its own layout. Launched from Python, and as one CUDA graph, without Python's waits.
+    64 pictures, T = 4, 196 tokens, 8 heads of 64, bf16, 7 % firing; all from the same spikes, each
+    in its own layout: ours as bits, as the layers before it leave them while training, and once
+    more as tensors alone. Launched from Python, and as one CUDA graph, without Python's waits.
     """
     sys.path.append(str(Path(__file__).parent))  # last: its folders bear the names of libraries
     from triton.testing import do_bench
 
-    spikes = [torch.rand(4, 64, 512, 14, 14, device=DEVICE) < 0.2 for _ in "qkv"]
+    spikes = [torch.rand(4, 64, 512, 14, 14, device=DEVICE) < 0.07 for _ in "qkv"]
     ours = [channels_last(s.bfloat16()).requires_grad_() for s in spikes]
     theirs = torch.stack([s.bfloat16().reshape(4, 64, 8, 64, 196) for s in spikes], 2)
     theirs.requires_grad_()
-    runs = {"saccade": (lambda: fire_mix(*ours, 8, 0.125, 0.5, 0.5, Fire(v_threshold=0.5)), ours)}
+    unpacked = [x.detach().clone().requires_grad_() for x in ours]
+    for x in ours:
+        remember(x, packed(x.detach()))
+
+    def attend(qkv: list[torch.Tensor]) -> torch.Tensor:
+        return fire_mix(*qkv, 8, 0.125, 0.5, 0.5, Fire(v_threshold=0.5))
+
+    runs = {"saccade": (lambda: attend(ours), ours)}
+    runs["saccade, no bits"] = lambda: attend(unpacked), unpacked
     note = ""
     try:
         from spikingjelly.activation_based import functional

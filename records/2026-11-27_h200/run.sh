@@ -1,5 +1,5 @@
 # Everything in this record, on one GPU, in one run. usage: bash run.sh FOR_RESULTS [FOLDER_WITH_SPIKINGJELLY] [PART ...]
-out=$1; site=$2; shift 2; parts=${*:-speed other checks scale}
+out=$1; site=$2; shift 2; parts=${*:-speed lif other checks scale}
 mkdir -p "$out"; cd "$(dirname "$0")/../.." || exit
 run() { name=$1; shift; timeout 200 "$@" > "$out/$name.log" 2>&1; tail -c "${SHOWN:-900}" "$out/$name.log"; }
 bench() { name=$1; shift; run "$name" python3 -m saccade bench "$@" --device cuda --precision bfloat16 --out "$out/$name.json"; }
@@ -13,6 +13,8 @@ speed() {  # first steps are taken with empty caches of compiled kernels
   bench infer_224_bf16 infer $imagenet --graph --products bfloat16
   bench infer_cifar_int8 infer $cifar --graph --products int8
   bench infer_cifar_bf16 infer $cifar --graph --products bfloat16
+}
+lif() {
   bench ops_lif ops lif --size large --n 20 --graph
 }
 other() {

@@ -5,6 +5,7 @@ from saccade.ops._op import Op as Op
 from saccade.ops._op import listening as listening
 from saccade.ops._op import reference_only as reference_only
 from saccade.ops._op import within as within
+from saccade.ops._triton import rehearse as rehearse
 from saccade.ops.conv import conv as conv
 from saccade.ops.lif import Fire as Fire
 from saccade.ops.lif import lif as lif

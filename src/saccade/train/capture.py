@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from saccade.data import moved
+from saccade.ops import rehearse
 from saccade.train.curriculum import Sharpness
 from saccade.train.recipe import Recipe
-from saccade.train.step import Step, Told
+from saccade.train.step import Step, Told, add_gradients
 from saccade.train.tasks import Batch, Task
 
 WARM = 3
@@ -102,6 +103,8 @@ class Recorded:
             self.kind = kind
             self.pieces = [_same(piece, torch.empty_like) for piece in pieces]
         self._fill(pieces, told)
+        if not self.taken:
+            self._rehearse()
         if self.recorder is None:
             self._run()
         elif self.taken < WARM:
@@ -125,6 +128,18 @@ class Recorded:
                 ours.soft.copy_(given.soft)
         numbers = torch.tensor([told.share, told.n, *told.mine], dtype=torch.float64)
         self.numbers.copy_(moved(numbers, self.numbers.device))
+
+    def _rehearse(self) -> None:
+        """Have the kernels of such steps compiled; model and chance stay as they are."""
+        s = self.step.s
+        if not s.alone or s.fabric.device.type != "cuda":
+            return
+        kept = {tensor: tensor.clone() for tensor in s.model.buffers()}
+        with torch.random.fork_rng([s.fabric.device]):
+            rehearse(lambda: add_gradients(s, self.pieces), s.fabric.device)
+        for tensor, before in kept.items():
+            tensor.copy_(before)
+        self.step.forget()
 
     def _run(self) -> None:
         share, n = self.numbers[0], self.numbers[1]

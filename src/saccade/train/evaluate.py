@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from saccade.analysis import record
 from saccade.models import SpikingModel
+from saccade.ops import rehearse
 from saccade.train.batches import Source
 from saccade.train.devices import Share, gathered, share_of, summed
 from saccade.train.tasks import predict
@@ -36,6 +37,8 @@ def evaluate(
     T, N, K = model.config.T, len(source), model.config.num_classes
     # a column a picture, 0 where another device shows it: label, answer, loss, steps
     table = torch.zeros(3 + T, N, dtype=torch.float64)
+    with torch.no_grad():
+        _rehearse(model, source, fabric)
     with record(model) as seen, torch.no_grad():
         for place, batch in source.all(_BATCH, share):
             with fabric.autocast() if fabric else nullcontext():
@@ -57,6 +60,16 @@ def evaluate(
         "steps_accuracy": table[3:].mean(-1).numpy(),
         "recording": seen,
     }
+
+
+def _rehearse(model: SpikingModel, source: Source, fabric: Fabric | None) -> None:
+    """Have the kernels compiled that the first batch takes; what is counted is thrown away."""
+    device = next(model.parameters()).device
+    if device.type != "cuda":
+        return
+    _, batch = next(source.all(_BATCH, share_of(fabric) if fabric else Share()))
+    with record(model), fabric.autocast() if fabric else nullcontext():
+        rehearse(lambda: predict(model, batch.x), device)
 
 
 def _columns(steps: Tensor, y: Tensor) -> Tensor:

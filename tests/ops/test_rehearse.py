@@ -1,0 +1,101 @@
+"""Kernels are compiled side by side before their first launch; none is launched meanwhile."""
+
+import pytest
+import torch
+
+from saccade.ops import _triton
+
+pytest.importorskip("triton", reason="Triton is not installed: there are no kernels")
+
+
+class Kernel:
+    """Stands for a compiled one, or for the promise of one."""
+
+    def __init__(self) -> None:
+        self.loaded = 0
+
+    @property
+    def run(self) -> None:
+        self.loaded += 1
+
+
+class Promise:
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+
+    def result(self) -> Kernel:
+        return self.kernel
+
+
+class Source:
+    """Stands for a jitted function."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[object, ...]] = []
+        self.launched, self.kernel = 0, Kernel()
+
+    def warmup(self, *args: object, grid: tuple[int, ...], **constants: object) -> object:
+        self.asked.append((args, grid, constants))
+        return Promise(self.kernel) if len(self.asked) == 1 else self.kernel
+
+    def __getitem__(self, grid: tuple[int, ...]):
+        def launch(*args: object, **constants: object) -> None:
+            self.launched += 1
+
+        return launch
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """A machine that has a GPU, as far as `rehearse` asks."""
+    monkeypatch.setattr(_triton, "INTERPRETED", False)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    return torch.device("cuda", 0)
+
+
+def doubled(source: Source, seen: list[bool]):
+    """A function whose both passes launch the kernel."""
+
+    class Doubled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            _triton.launch(source, (3,), x, SIZE=4)
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, g):
+            _triton.launch(source, (3,), g, SIZE=4)
+            seen.append(True)
+            return g * 2
+
+    return Doubled.apply
+
+
+def test_both_passes_are_compiled_and_loaded_once_and_not_launched(cuda: torch.device):
+    source, seen = Source(), []
+    x = torch.ones(2, requires_grad=True)
+    _triton.rehearse(lambda: doubled(source, seen)(x).sum().backward(), cuda)
+    assert seen
+    assert source.launched == 0
+    assert [(grid, constants) for _, grid, constants in source.asked] == [((3,), {"SIZE": 4})] * 2
+    assert source.kernel.loaded == 1
+    doubled(source, seen)(x)
+    assert source.launched == 1
+    assert len(source.asked) == 2
+
+
+def test_what_fails_inside_is_raised_and_kernels_launch_again(cuda: torch.device):
+    def fail() -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    with pytest.raises(torch.OutOfMemoryError, match="no room"):
+        _triton.rehearse(fail, cuda)
+    source = Source()
+    _triton.launch(source, (1,))
+    assert source.launched == 1
+
+
+def test_elsewhere_nothing_is_run():
+    ran: list[bool] = []
+    _triton.rehearse(lambda: ran.append(True), torch.device("cpu"))
+    assert not ran
