@@ -217,6 +217,7 @@ def inference() -> dict[str, object]:
     fire_mix.variants.pop("triton")
     half(x)
     for op, variants in kept:
+        op.variants.clear()  # in the order in which they are tried
         op.variants.update(variants)
     share = {
         n: [float((a != b).float().mean()), float((a != c).float().mean()), float(a.float().mean())]
