@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from saccade.ops import _triton
 
@@ -74,7 +75,7 @@ def doubled(source: Source, seen: list[bool]):
 def test_both_passes_are_compiled_and_loaded_once_and_not_launched(cuda: torch.device):
     source, seen = Source(), []
     x = torch.ones(2, requires_grad=True)
-    _triton.rehearse(lambda: doubled(source, seen)(x).sum().backward(), cuda)
+    _triton.rehearse(lambda: doubled(source, seen)(x).sum().backward(), nn.Identity(), cuda)
     assert seen
     assert source.launched == 0
     assert [(grid, constants) for _, grid, constants in source.asked] == [((3,), {"SIZE": 4})] * 2
@@ -84,12 +85,17 @@ def test_both_passes_are_compiled_and_loaded_once_and_not_launched(cuda: torch.d
     assert len(source.asked) == 2
 
 
-def test_what_fails_inside_is_raised_and_kernels_launch_again(cuda: torch.device):
+def test_what_fails_inside_is_raised_and_statistics_and_launches_are_as_before(cuda: torch.device):
+    model = nn.BatchNorm1d(2)
+
     def fail() -> None:
+        model(torch.ones(3, 2))
         raise torch.OutOfMemoryError("no room")
 
     with pytest.raises(torch.OutOfMemoryError, match="no room"):
-        _triton.rehearse(fail, cuda)
+        _triton.rehearse(fail, model, cuda)
+    assert model.num_batches_tracked == 0
+    assert torch.equal(model.running_mean, torch.zeros(2))
     source = Source()
     _triton.launch(source, (1,))
     assert source.launched == 1
@@ -97,5 +103,5 @@ def test_what_fails_inside_is_raised_and_kernels_launch_again(cuda: torch.device
 
 def test_elsewhere_nothing_is_run():
     ran: list[bool] = []
-    _triton.rehearse(lambda: ran.append(True), torch.device("cpu"))
+    _triton.rehearse(lambda: ran.append(True), nn.Identity(), torch.device("cpu"))
     assert not ran

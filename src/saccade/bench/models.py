@@ -60,7 +60,6 @@ class Case:
     def rehearse(self) -> None:
         """Have the kernels of a step compiled, as `saccade train` does; see `saccade.ops`."""
         train = self.what == "train"
-        kept = {tensor: tensor.clone() for tensor in self.model.buffers()}
 
         def run() -> None:
             with torch.set_grad_enabled(train):
@@ -68,10 +67,8 @@ class Case:
             if train:
                 cross_entropy(logits.float(), self.y).backward()  # type: ignore[no-untyped-call]
 
-        rehearse(run, self.x.device)
+        rehearse(run, self.model, self.x.device)
         self.model.zero_grad(set_to_none=True)
-        for tensor, before in kept.items():
-            tensor.copy_(before)
 
     def held(self) -> list[Tensor]:
         """Tensors that lie in memory between steps: weights, statistics, optimiser, batch."""

@@ -134,11 +134,8 @@ class Recorded:
         s = self.step.s
         if not s.alone or s.fabric.device.type != "cuda":
             return
-        kept = {tensor: tensor.clone() for tensor in s.model.buffers()}
         with torch.random.fork_rng([s.fabric.device]):
-            rehearse(lambda: add_gradients(s, self.pieces), s.fabric.device)
-        for tensor, before in kept.items():
-            tensor.copy_(before)
+            rehearse(lambda: add_gradients(s, self.pieces), s.model, s.fabric.device)
         self.step.forget()
 
     def _run(self) -> None:

@@ -1,6 +1,7 @@
 """A whole split, shown once: each device takes its share of the batches, and sums are of all."""
 
 from contextlib import nullcontext
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from saccade.models import SpikingModel
 from saccade.ops import rehearse
 from saccade.train.batches import Source
 from saccade.train.devices import Share, gathered, share_of, summed
-from saccade.train.tasks import predict
+from saccade.train.tasks import Batch, predict
 
 _BATCH = 256
 
@@ -37,10 +38,12 @@ def evaluate(
     T, N, K = model.config.T, len(source), model.config.num_classes
     # a column a picture, 0 where another device shows it: label, answer, loss, steps
     table = torch.zeros(3 + T, N, dtype=torch.float64)
-    with torch.no_grad():
-        _rehearse(model, source, fabric)
+    batches = source.all(_BATCH, share)
+    opening = list(islice(batches, 1))
+    for _, batch in opening:
+        _rehearse(model, batch, fabric)
     with record(model) as seen, torch.no_grad():
-        for place, batch in source.all(_BATCH, share):
+        for place, batch in chain(opening, batches):
             with fabric.autocast() if fabric else nullcontext():
                 steps = predict(model, batch.x).float().cpu()
             table[:, place] = _columns(steps, batch.y.cpu())
@@ -62,14 +65,10 @@ def evaluate(
     }
 
 
-def _rehearse(model: SpikingModel, source: Source, fabric: Fabric | None) -> None:
-    """Have the kernels compiled that the first batch takes; what is counted is thrown away."""
-    device = next(model.parameters()).device
-    if device.type != "cuda":
-        return
-    _, batch = next(source.all(_BATCH, share_of(fabric) if fabric else Share()))
+def _rehearse(model: SpikingModel, batch: Batch, fabric: Fabric | None) -> None:
+    """Have the kernels compiled that such batches take; what is counted is thrown away."""
     with record(model), fabric.autocast() if fabric else nullcontext():
-        rehearse(lambda: predict(model, batch.x), device)
+        rehearse(lambda: predict(model, batch.x), model, batch.x.device)
 
 
 def _columns(steps: Tensor, y: Tensor) -> Tensor:
