@@ -136,7 +136,7 @@ def _load(root: Path, edition: _Edition, verify: bool) -> ImageData:
     if found is None:
         raise FileNotFoundError(f"{root / edition.name}: no batches of {edition.name} found")
     files, read = found
-    train, test = (_join(files[split], read) for split in ("train", "test"))
+    train, test = _read_all(files, read)
     for split, part, official in (("train", train, 50_000), ("test", test, 10_000)):
         if len(part) != official:
             _LOG.warning(
@@ -197,13 +197,19 @@ def _shard_files(folder: Path, edition: _Edition) -> Files:
     return files if files["train"] else {}
 
 
-def _join(files: list[Path], read: Callable[[Path], Split]) -> Images:
-    with ThreadPoolExecutor(max_workers=min(len(files), os.cpu_count() or 1)) as pool:
-        parts = list(pool.map(read, files))
-    return Images(
-        images=np.concatenate([images for images, _ in parts]),
-        labels=np.concatenate([labels for _, labels in parts]),
-    )
+def _read_all(files: Files, read: Callable[[Path], Split]) -> list[Images]:
+    """Training and test set, whose files are unpacked side by side."""
+    count = sum(len(paths) for paths in files.values())
+    with ThreadPoolExecutor(min(count, os.cpu_count() or 1)) as pool:
+        read_splits = [pool.map(read, files[split]) for split in ("train", "test")]
+        parts = [list(of_split) for of_split in read_splits]
+    return [
+        Images(
+            images=np.concatenate([images for images, _ in part]),
+            labels=np.concatenate([labels for _, labels in part]),
+        )
+        for part in parts
+    ]
 
 
 def read_binary(path: Path, *, label_bytes: int) -> Split:
