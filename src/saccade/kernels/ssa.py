@@ -35,7 +35,7 @@ def pairs(
     frame, head = tl.program_id(0), tl.program_id(1)
     total = tl.zeros([D, D], tl.float32)
     start = 0
-    while start < N:
+    while start < N:  # a "for" is pipelined, which costs more than it brings here
         n = start + tl.arange(0, BN)
         k_n = _spikes(k, k_bits, frame, n, head, N, d, D, C, BITS)
         v_n = _spikes(v, v_bits, frame, n, head, N, d, D, C, BITS)
@@ -137,17 +137,14 @@ def back_pairs(
     frame, head = tl.program_id(0), tl.program_id(1)
     i = tl.arange(0, D)
     grad_pairs = tl.zeros([D, D], tl.float32)
-    start = 0
-    while start < N:
+    for start in range(0, N, BN):  # pipelined, which pays here
         n = start + tl.arange(0, BN)
         at = (frame.to(tl.int64) * N + n)[:, None] * C + head * d + i[None, :]
         g = tl.load(grad_c + at, (n < N)[:, None] & (i < d)[None, :], 0.0)
         q_n = _spikes(q, q_bits, frame, n, head, N, d, D, C, BITS).to(g.dtype)
         grad_pairs = tl.dot(tl.trans(q_n), g, grad_pairs, input_precision=PRECISION)
-        start += BN
     pairs = grad_pairs.to(grad_k.dtype.element_ty)
-    start = 0
-    while start < N:
+    for start in range(0, N, BN):
         n = start + tl.arange(0, BN)
         inside = (n < N)[:, None] & (i < d)[None, :]
         at = (frame.to(tl.int64) * N + n)[:, None] * C + head * d + i[None, :]
@@ -157,4 +154,3 @@ def back_pairs(
         k_n = _spikes(k, k_bits, frame, n, head, N, d, D, C, BITS).to(pairs.dtype)
         out = tl.dot(k_n, pairs, input_precision=PRECISION)
         tl.store(grad_v + at, out.to(grad_v.dtype.element_ty), inside)
-        start += BN
