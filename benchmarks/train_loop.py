@@ -60,7 +60,7 @@ AUGMENT: dict[str, dict[str, Any]] = {
         "average": Average(decay=0.999),
     },
 }
-"""light is that of the recipe cifar10; heavy is the official recipe's, with averaged weights."""
+"""light is that of recipe cifar10_paper; heavy is the official recipe's, with averaged weights."""
 
 
 @DATA.add("random")

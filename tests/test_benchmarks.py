@@ -144,6 +144,20 @@ def test_libraries_take_turns_in_another_order_each_round(monkeypatch: pytest.Mo
     assert found["ratio"] == {"norse": 2.0}
 
 
+def test_the_loop_and_its_step_alone_are_timed_on_the_same_recipe(tmp_path: Path):
+    out = tmp_path / "loop.json"
+    sizes = ["--model", "spikformer_2_384", "--T", "1", "--batch", "4", "--side", "16"]
+    words = ["--device", "cpu", "--augment", "heavy", *sizes, "--out", str(out)]
+    script = [sys.executable, str(BENCHMARKS / "train_loop.py"), *words]
+    done = subprocess.run(script, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(out.read_text())["rows"]
+    assert (row["T"], row["augment"], row["epochs"], row["n"]) == (1, "heavy", 1, 3)
+    assert row["step_is"] == "single operations, with the batch"
+    assert row["ratio"] == pytest.approx(row["loop_per_s"] / row["step_per_s"])
+    assert row["recipe"]["mix"]["cutmix"] == 1.0
+
+
 def finished(folder: Path, seed: int, accuracy: float, **others: object) -> Path:
     """The folder of a run that has ended, as far as a record reads it."""
     folder.mkdir()

@@ -236,6 +236,9 @@ def test_ssa_steps_aside_where_float32_is_not_exact():
     assert bits_needed(4, 196 * 64, 0.125, 0.5, 0.5, soft) == 7 + 12  # up to 784 x 4
     assert bits_needed(1, 2**24, 0.125, 0.5, 0.5, hard) == 25
     assert bits_needed(4, 100, 1 / 3, 0.5, 0.5, hard) == 7  # rounds anyway
+    # 1/64 halved in the leak and in each later step; and a reset larger than the threshold
+    assert bits_needed(20, 16, 0.125, 0.5, 0.5, Fire(v_rest=2.0**-6)) == 7 + 19 + 1
+    assert bits_needed(20, 16, 0.125, 0.5, 0.5, Fire(v_reset=-4.0)) == 4 + 19 + 3
     q = torch.zeros(22, 1, 2, 2, 16).permute(0, 1, 4, 2, 3)
     assert "take 25 bits" in (ssa_refuses(q, q, q, 1, 0.125, 0.5, 0.5, hard) or "")
 

@@ -14,6 +14,7 @@ over its spike inputs [our reading; the paper does not say].
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -238,15 +239,25 @@ def _additions(module: nn.Conv2d | nn.Linear, x: Tensor) -> float:
         return x.abs().sum(dtype=torch.float64).item() * module.out_features
     # weights are alike for this count, so what a pixel meets depends on its place alone
     grid = x.abs().sum((0, 1), dtype=torch.float64)
-    met: Tensor = (grid * _taps(module, grid)).sum()
+    taps = _taps(
+        tuple(grid.shape), module.kernel_size, module.stride, module.padding, module.dilation
+    )
+    met: Tensor = (grid * taps.to(grid.device)).sum()
     return float(met) * module.out_channels / module.groups
 
 
-def _taps(module: nn.Conv2d, grid: Tensor) -> Tensor:
+@cache
+def _taps(
+    shape: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...] | str,
+    dilation: tuple[int, ...],
+) -> Tensor:
     """For each pixel of a grid [H W], how many places of the kernel it meets; fewer at borders."""
     with torch.inference_mode(False), torch.enable_grad():
-        one = torch.ones(1, 1, *module.kernel_size, dtype=torch.float64)
-        there = torch.zeros(1, 1, *grid.shape, dtype=torch.float64, requires_grad=True)
-        met = conv2d(there, one, None, module.stride, module.padding, module.dilation)
+        one = torch.ones(1, 1, *kernel, dtype=torch.float64)
+        there = torch.zeros(1, 1, *shape, dtype=torch.float64, requires_grad=True)
+        met = conv2d(there, one, None, stride, padding, dilation)
         (taps,) = torch.autograd.grad(met.sum(), there)
-    return taps[0, 0].to(grid.device)
+    return taps[0, 0]

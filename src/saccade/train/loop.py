@@ -29,7 +29,7 @@ from saccade.train.tasks import Batch, predict
 LOG = "log.jsonl"
 SAVE_SECONDS = 60.0
 """A checkpoint is at most this much work old."""
-SAVE_SHARE = 0.02
+SAVE_SHARE = 0.005
 """Of the time, what checkpoints at the ends of epochs may take; so short epochs share one."""
 _GONE = re.compile(r"gloo|nccl|Connection (closed|reset)", re.IGNORECASE)
 

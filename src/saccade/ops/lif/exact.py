@@ -23,18 +23,22 @@ def inexact(
 def bits_needed(steps: int, most: int, scale: float, decay: float, gain: float, fire: Fire) -> int:
     """Bits within which counts and membranes are exact where the constants are sums of few halves.
 
-    A step adds as many bits behind the point as the decay has. Before the point a hard reset
-    leaves those of the threshold alone: rounding what lies above it changes no spike.
+    A step adds as many bits behind the point as the decay has to those of whatever enters a
+    membrane: currents, rest, leak towards it, reset. Before the point a hard reset leaves those
+    of its largest constant alone: rounding what lies above the threshold changes no spike.
 
     Args:
         steps: T.
         most: the largest count, N d.
         scale, decay, gain, fire: as for `saccade.attention.ssa`.
     """
-    behind = _behind(scale * gain) + (steps - 1) * _behind(decay)
-    if behind > MANTISSA and max(_behind(scale * gain), _behind(decay)) > MANTISSA // 2:
+    after = fire.v_threshold if fire.v_reset is None else fire.v_reset
+    entering = max(map(_behind, (scale * gain, fire.rest, (1 - decay) * fire.rest, after)))
+    behind = entering + (steps - 1) * _behind(decay)
+    if behind > MANTISSA and max(entering, _behind(decay)) > MANTISSA // 2:
         behind = 0  # constants such as 1 / 3 round in every type: no bound is claimed
-    largest = fire.v_threshold if fire.v_reset is not None else most * abs(scale * gain) * steps
+    highest = fire.v_threshold if fire.v_reset is not None else most * abs(scale * gain) * steps
+    largest = max(highest, abs(fire.rest), abs(after))
     return max(most.bit_length(), behind + max(0, math.frexp(largest)[1]))
 
 
