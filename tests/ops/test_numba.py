@@ -262,13 +262,24 @@ def test_the_exponential_of_a_surrogate_is_as_exact_as_float32():
     assert np.abs((got.double() / want - 1).numpy()).max() < 2e-6
 
 
-def test_a_failure_on_another_thread_is_raised(two_threads: None):
-    def fails(part: int, parts: int) -> None:
-        if part == parts - 1:
-            raise ArithmeticError(f"part {part} of {parts}")
+def test_every_thread_takes_its_part_and_a_failure_on_one_is_raised(two_threads: None):
+    from saccade.kernels.team import shared
 
-    with pytest.raises(ArithmeticError, match="part 1 of 2"):
-        host.run(fails)
+    @shared
+    def leaves_its_name(part, parts, names, fails):
+        names[part] += 10 * parts + part
+        if fails and part == parts - 1:
+            raise MemoryError
+
+    names = np.zeros(2, np.int64)
+    host.run(leaves_its_name, names, False)
+    assert names.tolist() == [20, 21]
+    with pytest.raises(MemoryError, match="leaves_its_name"):
+        host.run(leaves_its_name, names, True)
+    assert names.tolist() == [40, 42]
+    torch.set_num_threads(1)
+    host.run(leaves_its_name, names, False)
+    assert names.tolist() == [50, 42]
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (3, 2)])

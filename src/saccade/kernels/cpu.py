@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from saccade.kernels.team import shared
 from saccade.kernels.vector import (
     LANES,
     contracted,
@@ -132,7 +133,7 @@ def edge(part, parts, n, L):
     return min(n, -(-n // L) * part // parts * L)
 
 
-@kernel
+@shared
 def sums(part, parts, y, shift, share, partial):
     """Of each place, sum of (y - shift) and of its square: partial [tasks, 2, L]."""
     n, L = len(y), len(shift)
@@ -147,7 +148,7 @@ def sums(part, parts, y, shift, share, partial):
                 put(take(second, j, LANES) + d * d, second, j, LANES)
 
 
-@kernel
+@shared
 def fire(part, parts, y, a, b, v0, s, v_end, p):
     """The neuron on normalised currents; v0 and v_end are empty where nobody gives or asks."""
     (steps, n), L, T = y.shape, len(a), len(s)
@@ -164,7 +165,7 @@ def fire(part, parts, y, a, b, v0, s, v_end, p):
                 put(v, v_end, i, m)
 
 
-@kernel
+@shared
 def back(part, parts, y, a, b, mean, v0, grad_s, grad_v, grad_x, grad_v0, partial, share, p):
     """The gradient behind the norm, and its sums: partial [tasks, 2, L], or [tasks, 2, 0]."""
     (steps, n), L, T = y.shape, len(a), len(grad_s)
@@ -200,7 +201,7 @@ def back(part, parts, y, a, b, mean, v0, grad_s, grad_v, grad_x, grad_v0, partia
                     put(carried, grad_v0, i, m)
 
 
-@kernel
+@shared
 def back_norm(part, parts, grad, y, scale, slant, level):
     """scale g + slant y + level in place: from the gradient behind the norm to that before it."""
     n, L = len(y), len(scale)
@@ -212,7 +213,7 @@ def back_norm(part, parts, grad, y, scale, slant, level):
             put(out, grad, i, m)
 
 
-@kernel
+@shared
 def fire_pool(part, parts, y, a, b, s, p):
     """y [t, B, H, W C] to s [T, B, h, w, C]: 1 where any of the pixels 2i-1 to 2i+1 fires.
 
@@ -251,7 +252,7 @@ def _widest(lines, line, L, s, at, w_out, C):
             put(most, s, at + j * C + c, m)
 
 
-@kernel
+@shared
 def back_pool(part, parts, y, a, b, mean, grad_s, grad_x, partial, p):
     """As `back`, through the max-pool: the first spike of a window in reading order takes it.
 

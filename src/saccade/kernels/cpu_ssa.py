@@ -9,10 +9,11 @@ lies in one head. Sums of spikes are integers, exact in any order.
 import numpy as np
 
 from saccade.kernels.cpu import charge, differentiate, fires, settle
+from saccade.kernels.team import shared
 from saccade.kernels.vector import LANES, contracted, f32, halves, kernel, put, splat, take
 
 
-@kernel
+@shared
 def attend(part, parts, q, k, v, kv, s, d, scale, p):
     """Q (K^T V) of each head and the neuron behind it: q, k, v, s [T, B, N, C], kv [T, B, d, C]."""
     T, B, N, C = q.shape
@@ -34,7 +35,7 @@ def attend(part, parts, q, k, v, kv, s, d, scale, p):
                 put(settle(h, p), memory, x, n - x)
 
 
-@kernel
+@shared
 def back_attend(part, parts, q, k, v, kv, grad_s, grad_q, grad_k, grad_v, d, scale, p):
     """The gradients of q, k and v; currents and membranes are found again from q and kv."""
     T, B, N, C = q.shape

@@ -9,6 +9,7 @@ way for any number of threads, and gives the same bits.
 import ctypes
 import math
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,6 @@ LANES = 32
 """Numbers of a vector in `saccade.kernels.cpu`."""
 TASKS = 64
 """Shares that sums are cut into, whatever the number of threads."""
-_Share = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _TORCH = ctypes.CDLL(torch._C.__file__)  # finds what torch itself is linked with
 
 
@@ -45,22 +45,22 @@ def refuses(x: Tensor) -> str | None:
     return None
 
 
-def run(kernel: Callable[..., None], *args: Any) -> None:
-    """kernel(part, parts, *args) on every thread of torch; returns when all parts are done."""
-    threads = torch.get_num_threads()
-    if threads == 1:
-        return kernel(0, 1, *args)
-    failures: list[BaseException] = []
+def run(kernel: Callable[..., bool], *args: Any) -> None:
+    """All parts of a kernel, on every thread of torch; returns when they are done.
 
-    def share(_: Any) -> None:
-        try:
-            kernel(_TORCH.omp_get_thread_num(), _TORCH.omp_get_num_threads(), *args)
-        except BaseException as failure:  # nothing can be raised through OpenMP
-            failures.append(failure)
+    Raises:
+        MemoryError: where a part found no memory.
+    """
+    if kernel(_openmp(), torch.get_num_threads(), *args):
+        raise MemoryError(f"{kernel.__name__} found no memory for a part of its work")
 
-    _TORCH.GOMP_parallel(_Share(share), None, ctypes.c_uint(threads), ctypes.c_uint(0))
-    if failures:
-        raise failures[0]
+
+@cache
+def _openmp() -> tuple[int, ...]:
+    """Addresses of what `saccade.kernels.team` calls."""
+    names = "GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads"
+    found = (ctypes.cast(getattr(_TORCH, name), ctypes.c_void_p).value for name in names)
+    return tuple(address or 0 for address in found)
 
 
 def array(x: Tensor, *shape: int) -> "NDArray[Any]":
