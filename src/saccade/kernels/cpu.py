@@ -5,10 +5,9 @@ a multiply-add but the exponential of a surrogate, so sums round here as they do
 
 Currents y are [t, n] with n = B*H*W*C; t is 1 where one picture stands for T steps. The norm is
 x = a y + b, with coefficients repeated to the length L, the least multiple of C and of LANES.
-Work is cut into tasks whose number does not depend on the threads: `part` of `parts` threads takes
-every parts-th task, and sums are left by task, so that their order is always the same. Where there
-are no sums, each thread has one piece of memory: threads in turn would fetch each other's lines
-ahead.
+Work is cut into tasks whose number does not depend on the threads, and sums are left by task, so
+that their order is always the same. `part` of `parts` threads takes neighbours, one piece of
+memory: threads in turn would fetch each other's lines ahead, and write to the same lines of sums.
 """
 
 from typing import Any, NamedTuple
@@ -28,10 +27,13 @@ from saccade.kernels.vector import (
     put,
     reaches,
     scale,
+    scratch,
     splat,
     take,
 )
 
+ROWS = 16
+"""Of places, whose sums stay in registers; all of them fit the first cache."""
 SIGMOID, ATAN, RECTANGLE, TRIANGLE, FAST_SIGMOID = range(5)
 
 
@@ -129,7 +131,7 @@ def differentiate(h, g, carried, p):
 
 @kernel
 def edge(part, parts, n, L):
-    """Where the share of a part begins: one piece of memory each, cut between tiles."""
+    """Where the share of a part begins: one piece each of n numbers, cut between tiles of L."""
     return min(n, -(-n // L) * part // parts * L)
 
 
@@ -137,15 +139,19 @@ def edge(part, parts, n, L):
 def sums(part, parts, y, shift, share, partial):
     """Of each place, sum of (y - shift) and of its square: partial [tasks, 2, L]."""
     n, L = len(y), len(shift)
-    for task in range(part, len(partial), parts):
+    for task in range(edge(part, parts, len(partial), 1), edge(part + 1, parts, len(partial), 1)):
         partial[task] = 0
         first, second = partial[task, 0], partial[task, 1]
-        for start in range(task * share, min(n, (task + 1) * share), L):
-            for j in range(0, min(L, n - start), LANES):
-                m = n - start - j
-                d = take(y, start + j, m) - take(shift, j, m)
-                put(take(first, j, LANES) + d, first, j, LANES)
-                put(take(second, j, LANES) + d * d, second, j, LANES)
+        stop = min(n, (task + 1) * share)
+        for start in range(task * share, stop, ROWS * L):
+            for j in range(0, min(L, stop - start), LANES):
+                one, two = splat(f32(0)), splat(f32(0))
+                for i in range(start + j, min(stop, start + ROWS * L), L):
+                    d = take(y, i, n - i) - take(shift, j, n - i)
+                    one = one + d
+                    two = two + d * d
+                put(take(first, j, LANES) + one, first, j, LANES)
+                put(take(second, j, LANES) + two, second, j, LANES)
 
 
 @shared
@@ -169,8 +175,8 @@ def fire(part, parts, y, a, b, v0, s, v_end, p):
 def back(part, parts, y, a, b, mean, v0, grad_s, grad_v, grad_x, grad_v0, partial, share, p):
     """The gradient behind the norm, and its sums: partial [tasks, 2, L], or [tasks, 2, 0]."""
     (steps, n), L, T = y.shape, len(a), len(grad_s)
-    once, summed, h = steps < T, partial.shape[2] > 0, np.empty(T * LANES, f32)
-    for task in range(part, len(partial), parts):
+    once, summed, h = steps < T, partial.shape[2] > 0, scratch(T * LANES)
+    for task in range(edge(part, parts, len(partial), 1), edge(part + 1, parts, len(partial), 1)):
         partial[task] = 0
         first, second = partial[task, 0], partial[task, 1]
         for start in range(task * share, min(n, (task + 1) * share), L):
@@ -220,8 +226,8 @@ def fire_pool(part, parts, y, a, b, s, p):
     a and b have the length W C of a row. Row 2i+1 is kept for the window below.
     """
     (T, B, h_out, w_out, C), (steps, _, H, L) = s.shape, y.shape
-    above, lines = np.empty(T * L, f32), np.empty(T * L, f32)
-    for sample in range(part, B, parts):
+    above, lines = scratch(T * L), scratch(T * L)
+    for sample in range(edge(part, parts, B, 1), edge(part + 1, parts, B, 1)):
         above[:] = 0
         for i in range(h_out):
             lines[:] = above
@@ -262,8 +268,8 @@ def back_pool(part, parts, y, a, b, mean, grad_s, grad_x, partial, p):
     """
     (T, B, h_out, w_out, C), (steps, _, H, L) = grad_s.shape, y.shape
     once, w = steps < T, w_out * C
-    h, won = np.empty(3 * T * L, f32), np.empty(2 * T * w, f32)
-    for sample in range(part, B, parts):
+    h, won = scratch(3 * T * L), scratch(2 * T * w)
+    for sample in range(edge(part, parts, B, 1), edge(part + 1, parts, B, 1)):
         partial[sample] = 0
         first, second = partial[sample, 0], partial[sample, 1]
         for i in range(h_out):

@@ -6,11 +6,9 @@ of V have in common; so both products run over whole rows, whatever d is, as lon
 lies in one head. Sums of spikes are integers, exact in any order.
 """
 
-import numpy as np
-
-from saccade.kernels.cpu import charge, differentiate, fires, settle
+from saccade.kernels.cpu import charge, differentiate, edge, fires, settle
 from saccade.kernels.team import shared
-from saccade.kernels.vector import LANES, contracted, f32, halves, kernel, put, splat, take
+from saccade.kernels.vector import LANES, contracted, f32, halves, kernel, put, scratch, splat, take
 
 
 @shared
@@ -18,9 +16,9 @@ def attend(part, parts, q, k, v, kv, s, d, scale, p):
     """Q (K^T V) of each head and the neuron behind it: q, k, v, s [T, B, N, C], kv [T, B, d, C]."""
     T, B, N, C = q.shape
     n = N * C
-    wide_q, wide_k, wide_v = np.empty(n, f32), np.empty(n, f32), np.empty(n, f32)
-    current, memory = np.empty(n, f32), np.empty(n, f32)
-    for sample in range(part, B, parts):
+    wide_q, wide_k, wide_v = scratch(n), scratch(n), scratch(n)
+    current, memory = scratch(n), scratch(n)
+    for sample in range(edge(part, parts, B, 1), edge(part + 1, parts, B, 1)):
         memory[:] = p.rest
         for t in range(T):
             at, pairs = (t * B + sample) * n, (t * B + sample) * d * C
@@ -40,11 +38,11 @@ def back_attend(part, parts, q, k, v, kv, grad_s, grad_q, grad_k, grad_v, d, sca
     """The gradients of q, k and v; currents and membranes are found again from q and kv."""
     T, B, N, C = q.shape
     n = N * C
-    wide_q, wide_k, wide_v = np.empty(n, f32), np.empty(n, f32), np.empty(n, f32)
-    current, grad = np.empty(n, f32), np.empty(n, f32)
-    h, carried = np.empty(T * n, f32), np.empty(n, f32)
-    pairs, turned = np.empty(d * C, f32), np.empty(d * C, f32)
-    for sample in range(part, B, parts):
+    wide_q, wide_k, wide_v = scratch(n), scratch(n), scratch(n)
+    current, grad = scratch(n), scratch(n)
+    h, carried = scratch(T * n), scratch(n)
+    pairs, turned = scratch(d * C), scratch(d * C)
+    for sample in range(edge(part, parts, B, 1), edge(part + 1, parts, B, 1)):
         for t in range(T):
             at = t * B + sample
             widen(q, at * n, wide_q)

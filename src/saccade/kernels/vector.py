@@ -26,6 +26,8 @@ f32 = np.float32
 """Every constant has a type: beside a vector stands float32 alone."""
 LANES = 32
 """Two registers of AVX-512 a vector: while one waits for a result, the other works."""
+LINE = 16
+"""float32 of a line of a cache."""
 _I32 = ir.IntType(32)
 _INTEGERS, _FLOATS = ir.VectorType(_I32, LANES), ir.VectorType(ir.FloatType(), LANES)
 
@@ -230,3 +232,11 @@ def halves(context, x, low, high):
 def larger(x, y):
     """Lane by lane."""
     return reaches(x, y, x, y)
+
+
+@kernel
+def scratch(n):
+    """n float32 that begin where a vector may: by itself each could lie across two lines."""
+    x = np.empty(n + LINE, f32)
+    first = -(x.ctypes.data // 4) % LINE
+    return x[first : first + n]
