@@ -239,13 +239,15 @@ def test_ssa_says_why_it_refuses():
 
 
 def test_vectors_round_to_bfloat16_as_torch_does():
+    from numba import njit
+
     from saccade.kernels.cpu_ssa import narrow
 
     bits = torch.randint(-(2**31), 2**31 - 1, (1000,), dtype=torch.int64).to(torch.int32)
     special = torch.tensor([0.0, -0.0, float("inf"), -float("inf"), 1 + 2**-8, 1 + 3 * 2**-8])
     x = torch.cat([special, bits.view(torch.float32), torch.full((7,), float("nan"))])
     out = torch.full((len(x) + 5,), 3.0).to(BF16)
-    narrow(x.numpy(), host.array(out), 0)
+    njit(lambda x, out: narrow(x, out, 0))(x.numpy(), host.array(out))
     want = x.to(BF16)
     assert torch.equal(out[: len(x)].isnan(), want.isnan())
     assert torch.equal(out[: len(x)].nan_to_num(7), want.nan_to_num(7))

@@ -21,7 +21,7 @@ from saccade.kernels.vector import (
     equals,
     f32,
     inline,
-    kernel,
+    inner,
     larger,
     magnitude,
     put,
@@ -129,7 +129,7 @@ def differentiate(h, g, carried, p):
     return d * g + kept
 
 
-@kernel
+@inner
 def edge(part, parts, n, L):
     """Where the share of a part begins: one piece each of n numbers, cut between tiles of L."""
     return min(n, -(-n // L) * part // parts * L)
@@ -230,7 +230,8 @@ def fire_pool(part, parts, y, a, b, s, p):
     for sample in range(edge(part, parts, B, 1), edge(part + 1, parts, B, 1)):
         above[:] = 0
         for i in range(h_out):
-            lines[:] = above
+            for x in range(0, T * L, LANES):  # as a slice it would bring strings, for its errors
+                put(take(above, x, T * L - x), lines, x, T * L - x)
             for row in range(2 * i, min(2 * i + 2, H)):
                 for x in range(0, L, LANES):
                     m, v = L - x, splat(p.rest)

@@ -8,7 +8,7 @@ lies in one head. Sums of spikes are integers, exact in any order.
 
 from saccade.kernels.cpu import charge, differentiate, edge, fires, settle
 from saccade.kernels.team import shared
-from saccade.kernels.vector import LANES, contracted, f32, halves, kernel, put, scratch, splat, take
+from saccade.kernels.vector import LANES, contracted, f32, halves, inner, put, scratch, splat, take
 
 
 @shared
@@ -74,21 +74,21 @@ def back_attend(part, parts, q, k, v, kv, grad_s, grad_q, grad_k, grad_v, d, sca
             narrow(current, grad_k, at * n)
 
 
-@kernel
+@inner
 def widen(x, at, out):
     """The numbers of x from place `at` on, as float32."""
     for i in range(0, len(out), LANES):
         put(take(x, at + i, len(out) - i), out, i, len(out) - i)
 
 
-@kernel
+@inner
 def narrow(x, out, at):
     """The inverse of `widen`."""
     for i in range(0, len(x), LANES):
         put(take(x, i, len(x) - i), out, at + i, len(x) - i)
 
 
-@kernel
+@inner
 def _pair(k, v, kv, at, N, C, d):
     """K^T V of each head, to place `at` of kv; sums of spikes are exact in any order."""
     for c in range(0, C, LANES):
@@ -108,7 +108,7 @@ def _pair(k, v, kv, at, N, C, d):
             put(fourth, kv, at + (i + 3) * C + c, m)
 
 
-@kernel
+@inner
 def _apply(q, kv, at, out, N, C, d):
     """Q times the pairs of its head, for four tokens at once; the last one fills a gap."""
     last = (N - 1) * C
@@ -129,7 +129,7 @@ def _apply(q, kv, at, out, N, C, d):
             put(fourth, out, rows[3] + c, m)
 
 
-@kernel
+@inner
 def _turn(kv, at, out, C, d):
     """The pairs of each head, transposed."""
     for head in range(0, C, d):

@@ -12,6 +12,7 @@ from types import FunctionType
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.compiler import Flags
 from numba.extending import intrinsic
 
 from saccade.kernels.vector import kernel
@@ -50,8 +51,10 @@ def _open(typing, function, openmp, threads, args):
         _, (begin, rank, size), threads, given = (
             values[0], cgutils.unpack_tuple(builder, values[1]), *values[2:]
         )  # fmt: skip
-        compiled = function.dispatcher.get_compile_result(types.void(*takes))
-        context.active_code_library.add_linking_library(compiled.library)
+        # for this launcher alone: no machine code and no entry from Python of its own
+        compiled = context.compile_subroutine(
+            builder, function.dispatcher.py_func, types.void(*takes), flags=_as_kernel()
+        )
         failed = cgutils.alloca_once_value(builder, ir.Constant(_I32, 0))
         inside = cgutils.pack_struct(builder, [given, rank, size, failed])
         place = cgutils.alloca_once_value(builder, inside)
@@ -64,6 +67,13 @@ def _open(typing, function, openmp, threads, args):
         return builder.icmp_signed("!=", builder.load(failed), _I32(0))
 
     return types.boolean(function, openmp, threads, args), code
+
+
+def _as_kernel():
+    """The options of `saccade.kernels.vector.kernel`, whatever releases the interpreter's lock."""
+    flags = Flags()
+    flags.nrt, flags.error_model = True, "numpy"
+    return flags
 
 
 def _part(context, module, kind, described):

@@ -20,8 +20,13 @@ from numba.core.cgutils import get_or_insert_function
 from numba.core.errors import TypingError
 from numba.extending import intrinsic, models, overload, register_model
 
-kernel = njit(nogil=True, cache=True, error_model="numpy")
-inline = njit(nogil=True, cache=True, error_model="numpy", forceinline=True)
+_OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+_WITHIN = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+"""What kernels alone call has no entry from Python, which takes as long to compile as itself; to
+call it from there crashes."""
+kernel = njit(**_OPTIONS)
+inner = njit(**_OPTIONS | _WITHIN)
+inline = njit(**_OPTIONS | _WITHIN, forceinline=True)
 f32 = np.float32
 """Every constant has a type: beside a vector stands float32 alone."""
 LANES = 32
@@ -82,7 +87,7 @@ def _infix(symbol, emit: Callable[..., Any]) -> None:
     """Let an operator of Python stand for a function of two vectors."""
     function = _lanewise(2, emit)
 
-    @overload(symbol)
+    @overload(symbol, jit_options=_WITHIN)
     def _(x, y):
         if isinstance(x, Vector) or isinstance(y, Vector):
             return lambda x, y: function(x, y)
@@ -234,7 +239,7 @@ def larger(x, y):
     return reaches(x, y, x, y)
 
 
-@kernel
+@inner
 def scratch(n):
     """n float32 that begin where a vector may: by itself each could lie across two lines."""
     x = np.empty(n + LINE, f32)
