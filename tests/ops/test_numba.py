@@ -217,6 +217,17 @@ def test_ssa_takes_integers_and_is_not_silent():
     agree(got[1:], want[1:])
 
 
+def test_ssa_of_eight_bits():
+    torch.manual_seed(0)
+    spikes = spikes_of(4, 2, 64, 5, 7, dtype=torch.int8)
+    args = *spikes, 2, 0.125, 0.5, 0.5, Fire(v_threshold=0.5)
+    assert fire_mix.choose(*args) == "numba"
+    got, want = fire_mix(*args), fire_mix.reference(*args)
+    assert got.dtype == torch.int8
+    assert 0.02 < got.float().mean() < 0.98
+    assert torch.equal(got, want)
+
+
 def test_ssa_gives_the_same_bits_on_any_number_of_threads(two_threads: None):
     torch.manual_seed(0)
     spikes = spikes_of(4, 5, 64, 3, 3)

@@ -148,7 +148,7 @@ def _below(builder, m):
 def _masked(builder, name: str, result, *args):
     """llvm.masked.load or .store, which leaves memory of other lanes alone."""
     numbers = args[0].type if name == "store" else result
-    bits = "i16" if numbers.element == ir.IntType(16) else "f32"
+    bits = {ir.IntType(8): "i8", ir.IntType(16): "i16"}.get(numbers.element, "f32")
     kind = ir.FunctionType(result, [x.type for x in args])
     full = f"llvm.masked.{name}.v{LANES}{bits}.p0"
     return builder.call(get_or_insert_function(builder.module, kind, full), args)
@@ -157,12 +157,18 @@ def _masked(builder, name: str, result, *args):
 def _widened(builder, numbers):
     if numbers.type == _FLOATS:
         return numbers
+    if numbers.type.element == ir.IntType(8):
+        return builder.sitofp(numbers, _FLOATS)
     wide = builder.shl(builder.zext(numbers, _INTEGERS), _every(16))
     return builder.bitcast(wide, _FLOATS)
 
 
-def _narrowed(builder, numbers):
-    """bfloat16, rounded to nearest, ties to even."""
+def _narrowed(builder, numbers, size):
+    """As memory holds them: float32, bfloat16 rounded to nearest, ties to even, or int8."""
+    if size == 4:
+        return numbers
+    if size == 1:
+        return builder.fptosi(numbers, ir.VectorType(ir.IntType(8), LANES))
     bits = builder.bitcast(numbers, _INTEGERS)
     odd = builder.and_(builder.lshr(bits, _every(16)), _every(1))
     rounded = builder.lshr(builder.add(builder.add(bits, _every(0x7FFF)), odd), _every(16))
@@ -176,8 +182,9 @@ def _narrowed(builder, numbers):
 def take(context, x, at, m):
     """Numbers at, at + 1, ... of the memory of x, at most `m`; lanes beyond are 0.
 
-    bfloat16 lies there as the uint16 of its bits. Arrays go to no function but those of Numba's
-    own kind, such as this: every call of another counts references, in the innermost loop.
+    bfloat16 lies there as the uint16 of its bits; int8 are whole numbers. Arrays go to no function
+    but those of Numba's own kind, such as this: every call of another counts references, in the
+    innermost loop.
     """
 
     def code(context, builder, signature, args):
@@ -207,7 +214,7 @@ def put(context, numbers, x, at, m):
     def code(context, builder, signature, args):
         numbers, array, at, m = args
         pointer, size = _pointer(context, builder, signature.args[1], array, at)
-        stored = _narrowed(builder, numbers) if size == 2 else numbers
+        stored = _narrowed(builder, numbers, size)
         whole = builder.icmp_signed(">=", m, ir.Constant(m.type, LANES))
         with builder.if_else(whole, likely=True) as (then, otherwise):
             with then:
@@ -245,3 +252,84 @@ def scratch(n):
     x = np.empty(n + LINE, f32)
     first = -(x.ctypes.data // 4) % LINE
     return x[first : first + n]
+
+
+class Counts(types.Type):
+    """LANES int16."""
+
+
+counts = Counts("counts")
+_COUNTS = ir.VectorType(ir.IntType(16), LANES)
+BYTES = 64
+"""That `awake` looks at together."""
+
+
+@register_model(Counts)
+class _CountsModel(models.PrimitiveModel):
+    def __init__(self, manager, kind):
+        super().__init__(manager, kind, _COUNTS)
+
+
+@intrinsic
+def nought(context):
+    """Counts of 0."""
+    zeros = ir.Constant(_COUNTS, [0] * LANES)
+    return counts(), lambda context, builder, signature, args: zeros
+
+
+@intrinsic
+def plus(context, x, array, at):
+    """The counts x and those of a flat int16 array from `at` on, added."""
+
+    def code(context, builder, signature, args):
+        pointer, size = _pointer(context, builder, signature.args[1], *args[1:])
+        return builder.add(args[0], builder.load(pointer, align=size))
+
+    return counts(x, array, types.intp), code
+
+
+@intrinsic
+def counted(context, x):
+    """The counts as a vector of float32."""
+    return vector(x), lambda context, builder, signature, args: builder.sitofp(args[0], _FLOATS)
+
+
+@intrinsic
+def awake(context, x, at, m):
+    """Which of the bytes at, at + 1, ... of x are not 0, as bits; of BYTES, the first m count."""
+
+    def code(context, builder, signature, args):
+        array, at, m = args
+        byte, word = ir.IntType(8), ir.IntType(BYTES)
+        many, which = (ir.VectorType(kind, BYTES) for kind in (byte, ir.IntType(1)))
+        data = context.make_array(signature.args[0])(context, builder, array).data
+        pointer = builder.bitcast(builder.gep(data, [at]), many.as_pointer())
+        all_of, zeros = ir.Constant(m.type, BYTES), ir.Constant(many, [0] * BYTES)
+        few = builder.icmp_signed("<", m, all_of)
+        ones = builder.lshr(word(-1), builder.sub(all_of, builder.select(few, m, all_of)))
+        kind = ir.FunctionType(many, [pointer.type, _I32, which, many])
+        load = get_or_insert_function(builder.module, kind, f"llvm.masked.load.v{BYTES}i8.p0")
+        seen = builder.call(load, [pointer, _I32(1), builder.bitcast(ones, which), zeros])
+        return builder.bitcast(builder.icmp_unsigned("!=", seen, zeros), word)
+
+    return types.uint64(x, types.intp, types.intp), code
+
+
+@intrinsic
+def lowest(context, bits):
+    """The place of the lowest bit that is set; the number of all bits where none is."""
+
+    def code(context, builder, signature, args):
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.intp(types.uint64), code
+
+
+@intrinsic
+def population(context, bits):
+    """How many bits are set."""
+
+    def code(context, builder, signature, args):
+        return builder.ctpop(args[0])
+
+    return types.intp(types.uint64), code

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 AVAILABLE = find_spec("numba") is not None
+DTYPES = (torch.float32, torch.bfloat16)
 LANES = 32
 """Numbers of a vector in `saccade.kernels.cpu`."""
 TASKS = 64
@@ -30,11 +31,11 @@ TASKS = 64
 _TORCH = ctypes.CDLL(torch._C.__file__)  # finds what torch itself is linked with
 
 
-def refuses(x: Tensor) -> str | None:
+def refuses(x: Tensor, dtypes: tuple[torch.dtype, ...] = DTYPES) -> str | None:
     """Why no kernel can run on `x`, or None where it can."""
     if x.device.type != "cpu":
         return f"the tensors are on {x.device.type}, not cpu"
-    if x.dtype not in (torch.float32, torch.bfloat16):
+    if x.dtype not in dtypes:
         return f"{str(x.dtype).removeprefix('torch.')} is left to torch"
     if torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter):
         return "torch.compile and its like see through the other variants only"
@@ -82,7 +83,7 @@ def fresh(*shape: int, dtype: torch.dtype) -> Tensor:
     x = whole[first : first + size].view(dtype).view(shape)
     switch: Any = torch.utils.deterministic
     if switch.fill_uninitialized_memory and torch.are_deterministic_algorithms_enabled():
-        x.fill_(math.nan)
+        x.fill_(math.nan if dtype.is_floating_point else torch.iinfo(dtype).max)
     return x
 
 

@@ -5,6 +5,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn.functional import conv2d, max_pool2d
 
+from saccade.ops import project_numba
 from saccade.ops._op import Op
 from saccade.ops._triton import AVAILABLE, MISSING
 from saccade.ops.conv import conv
@@ -146,6 +147,10 @@ if AVAILABLE:
 else:
     for op in (affine_lif, project_lif, sense_lif):
         op.lacks("triton", MISSING)
+
+affine_lif.fast("numba", refuses=project_numba.affine_refuses)(project_numba.affine)
+project_lif.fast("numba", refuses=project_numba.project_refuses)(project_numba.project)
+"""Only inputs that are not 0 cost anything."""
 
 
 @sense_lif.fast("composed", refuses=lambda *args: None)

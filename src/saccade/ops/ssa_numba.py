@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from saccade.ops._numba import LANES, array, cell, run
+from saccade.ops._numba import DTYPES, LANES, array, cell, run
 from saccade.ops._numba import refuses as no_kernel
 from saccade.ops._triton import channels_last
 from saccade.ops.lif.exact import inexact
@@ -32,7 +32,7 @@ def refuses(
     if not all(x.permute(0, 1, 3, 4, 2).is_contiguous() for x in (q, k, v)):
         return "the spikes are not channels-last in memory"
     most = q.shape[3] * q.shape[4] * d
-    return inexact(len(q), most, scale, decay, gain, fire) or no_kernel(q)
+    return inexact(len(q), most, scale, decay, gain, fire) or no_kernel(q, (*DTYPES, torch.int8))
 
 
 def scan(

@@ -67,9 +67,34 @@ def scan(
     """See `saccade.ops.norm_lif.reference.scan`."""
     affine = _measured(y, norm, steps) if norm.training else _known(norm)
     p = cell(decay, gain, fire)
-    learned = norm.weight, norm.bias, norm.offset
-    s: Tensor = _NormFire.apply(y, *learned, affine, norm.training, p, steps, pools)  # type: ignore[no-untyped-call]
+    parts = norm.weight, norm.bias, norm.offset
+    s: Tensor = _NormFire.apply(y, *parts, affine, norm.training, p, steps, pools)  # type: ignore[no-untyped-call]
     return s
+
+
+def fire(
+    y: Tensor,
+    a: "Coefficients",
+    b: "Coefficients",
+    p: Any,
+    steps: int,
+    pools: bool,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Spikes [T B C h w] of the current a y + b, without gradient."""
+    from saccade.kernels import cpu as kernels
+
+    t, B, C, H, W = y.shape
+    h, w = (pooled_side(H), pooled_side(W)) if pools else (H, W)
+    s = fresh(steps, B, h, w, C, dtype=dtype)
+    if pools:
+        a, b = (np.tile(x, W) for x in (a, b))
+        run(kernels.fire_pool, array(rows(y), t, B, H, W * C), a, b, array(s), p)
+    else:
+        a, b = _spread(a), _spread(b)
+        none, ends = nothing(y.dtype), nothing()
+        run(kernels.fire, array(rows(y), t, -1), a, b, none, array(s, steps, -1), ends, p)
+    return s.permute(0, 1, 4, 2, 3)
 
 
 def _measured(y: Tensor, norm: Norm, steps: int) -> Affine:
@@ -77,15 +102,15 @@ def _measured(y: Tensor, norm: Norm, steps: int) -> Affine:
     from saccade.kernels import cpu as kernels
 
     C = y.shape[2]
-    flat, n = array(_rows(y), -1), y.numel() // C
-    shift = array(_rows(y).reshape(-1)[:C].float())
+    flat, n = array(rows(y), -1), y.numel() // C
+    shift = array(rows(y).reshape(-1)[:C].float())
     tasks, share = tasks_of(y.numel(), places(C))
     partial = np.empty((tasks, 2, places(C)), np.float32)
     run(kernels.sums, flat, _spread(shift), share, partial)
     first, second = _total(partial, C) / n
     mean, var = shift + first, np.maximum(second - first * first, 0)
     seen = steps * (y[0].numel() // C)
-    offset = 0 if norm.offset is None else _learned(norm.offset)
+    offset = 0 if norm.offset is None else learned(norm.offset)
     with torch.no_grad():
         for running, batch in (
             (norm.running_mean, mean + offset),
@@ -96,18 +121,19 @@ def _measured(y: Tensor, norm: Norm, steps: int) -> Affine:
 
 
 def _known(norm: Norm) -> Affine:
-    mean, var = (_learned(x).astype(np.float64) for x in (norm.running_mean, norm.running_var))
-    return _affine(norm, mean if norm.offset is None else mean - _learned(norm.offset), var)
+    mean, var = (learned(x).astype(np.float64) for x in (norm.running_mean, norm.running_var))
+    return _affine(norm, mean if norm.offset is None else mean - learned(norm.offset), var)
 
 
 def _affine(norm: Norm, mean: "NDArray[np.float64]", var: "NDArray[np.float64]") -> Affine:
     m, rstd = mean.astype(np.float32), (1 / np.sqrt(var + norm.eps)).astype(np.float32)
-    a = _learned(norm.weight) * rstd
-    return Affine(m, rstd, a, _learned(norm.bias) - m * a)
+    a = learned(norm.weight) * rstd
+    return Affine(m, rstd, a, learned(norm.bias) - m * a)
 
 
-def _learned(x: Tensor) -> "Coefficients":
-    return array(x.detach().float())
+def learned(x: Tensor) -> "Coefficients":
+    """Numbers of each channel, in float32."""
+    return array(x.detach().float().contiguous())
 
 
 def _total(partial: "NDArray[np.float32]", C: int) -> "NDArray[np.float64]":
@@ -122,12 +148,13 @@ def _spread(x: "Coefficients") -> "Coefficients":
     return x if times == 1 else np.tile(x, times)
 
 
-def _rows(x: Tensor) -> Tensor:
+def rows(x: Tensor) -> Tensor:
     """[t B C H W] as [t B H W C]."""
     return x.permute(0, 1, 3, 4, 2)
 
 
-def _pooled(side: int) -> int:
+def pooled_side(side: int) -> int:
+    """Of a side behind the max-pool."""
     return (side - 1) // 2 + 1
 
 
@@ -145,21 +172,9 @@ class _NormFire(torch.autograd.Function):
         steps: int,
         pools: bool,
     ) -> Tensor:
-        from saccade.kernels import cpu as kernels
-
         ctx.save_for_backward(y, weight)
         ctx.constants = offset is not None, batch, affine, p, steps, pools
-        t, B, C, H, W = y.shape
-        h, w = (_pooled(H), _pooled(W)) if pools else (H, W)
-        s = fresh(steps, B, h, w, C, dtype=y.dtype)
-        if pools:
-            a, b = (np.tile(x, W) for x in (affine.a, affine.b))
-            run(kernels.fire_pool, array(_rows(y), t, B, H, W * C), a, b, array(s), p)
-        else:
-            a, b = _spread(affine.a), _spread(affine.b)
-            none, ends = nothing(y.dtype), nothing()
-            run(kernels.fire, array(_rows(y), t, -1), a, b, none, array(s, steps, -1), ends, p)
-        return s.permute(0, 1, 4, 2, 3)
+        return fire(y, affine.a, affine.b, p, steps, pools, y.dtype)
 
     @staticmethod
     @once_differentiable
@@ -193,14 +208,14 @@ def _behind_norm(
     if pools:
         partial = np.empty((B, 2, C), np.float32)
         a, b = (np.tile(x, W) for x in (affine.a, affine.b))
-        lines, out = (array(x, t, B, H, W * C) for x in (_rows(y), grad))
-        run(kernels.back_pool, lines, a, b, affine.mean, array(_rows(grad_s)), out, partial, p)
+        lines, out = (array(x, t, B, H, W * C) for x in (rows(y), grad))
+        run(kernels.back_pool, lines, a, b, affine.mean, array(rows(grad_s)), out, partial, p)
     else:
         tasks, share = tasks_of(y[0].numel(), places(C))
         partial, none = np.empty((tasks, 2, places(C)), np.float32), nothing(y.dtype)
         given = (_spread(x) for x in (affine.a, affine.b, affine.mean))
-        rows, spikes, out = (array(x, len(x), -1) for x in (_rows(y), _rows(grad_s), grad))
-        run(kernels.back, rows, *given, none, spikes, nothing(), out, none, partial, share, p)
+        currents, spikes, out = (array(x, len(x), -1) for x in (rows(y), rows(grad_s), grad))
+        run(kernels.back, currents, *given, none, spikes, nothing(), out, none, partial, share, p)
     return grad.permute(0, 1, 4, 2, 3), _total(partial, C)
 
 
@@ -216,5 +231,5 @@ def _through_norm(
         first, second = (sums / (y.numel() // len(affine.a))).astype(np.float32)
         slant = -affine.a * np.square(affine.rstd) * second
         level = -affine.a * first - slant * affine.mean
-    flat = (array(_rows(x), -1) for x in (grad, y))
+    flat = (array(rows(x), -1) for x in (grad, y))
     run(kernels.back_norm, *flat, *map(_spread, (affine.a, slant, level)))

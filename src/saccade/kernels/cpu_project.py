@@ -1,0 +1,164 @@
+"""Layers of 8-bit weights on a CPU, in Numba: only inputs that are not 0 cost anything.
+
+Inputs are spikes or small integers, channels last in memory. Of each place of the output the inputs
+of its window that are not 0 are listed, as often as they count; then the rows of weights that they
+stand for are added up, for as many output channels at once as fit in registers, and the neuron
+fires on the sum. Sums are whole numbers: int16 for as many rows as cannot overflow, float32 beyond.
+"""
+
+import numpy as np
+
+from saccade.kernels.cpu import charge, edge, fires, settle
+from saccade.kernels.team import shared
+from saccade.kernels.vector import (
+    BYTES,
+    LANES,
+    awake,
+    counted,
+    f32,
+    inline,
+    larger,
+    lowest,
+    nought,
+    plus,
+    population,
+    put,
+    splat,
+    take,
+)
+
+PLACES = 16
+"""Of the output, for which weights are fetched once."""
+NOTED = 8
+"""Inputs that are listed at once, however few there are; what is too much is written over."""
+ROWS = 256
+"""Of weights from -128 to 127, whose sum is an int16."""
+
+
+@shared
+def project(part, parts, x, w, scale, shift, s, stride, most, p):
+    """Integers x [T, B, H, W, K] from 0 to `most` and weights w [side, side, K, M] to spikes.
+
+    s is [T, B, h, w, N], int8. The rows of w are int16 and filled up to M, whole vectors.
+    """
+    (T, B, H, W, K), (_, _, h, w_out, N) = x.shape, s.shape
+    side, M, flat = w.shape[0], w.shape[3], x.reshape(-1)
+    room, across = side * side * K * most, -(-w_out // PLACES)
+    heard, ends = np.empty(PLACES * T * room + NOTED, np.int32), np.empty(PLACES * T, np.int64)
+    work, blocks = B * h * across, M - M % (4 * LANES)
+    sizes = T, B * h * w_out * N, N, room
+    for piece in range(edge(part, parts, work, 1), edge(part + 1, parts, work, 1)):
+        row, left = piece // across, piece % across * PLACES
+        sample, i, many = row // h, row % h, min(PLACES, w_out - left)
+        first = (row * w_out + left) * N
+        for place in range(many):
+            for t in range(T):
+                slot = place * T + t
+                corner = (t * B + sample) * H, i * stride, (left + place) * stride
+                ends[slot] = _listen(flat, corner, heard, slot * room, (H, W, K), (side, M, most))
+        for j in range(0, blocks, 4 * LANES):
+            for place in range(many):
+                at = first + place * N
+                _fire_four(w, heard, ends, place * T, scale, shift, s, at, j, sizes, p)
+        for j in range(blocks, M, LANES):
+            for place in range(many):
+                at = first + place * N
+                _fire_one(w, heard, ends, place * T, scale, shift, s, at, j, sizes, p)
+
+
+@inline
+def _listen(x, corner, heard, end, sizes, shape):
+    """Where in w the rows begin that a place of the output adds up; the end of the list."""
+    (H, W, K), (side, M, most), (frame, top, left) = sizes, shape, corner
+    pad = side // 2
+    begin, stop = max(left - pad, 0), min(left - pad + side, W)
+    for i in range(max(top - pad, 0), min(top - pad + side, H)):
+        # pixels of a row, and what meets them, lie one behind the other
+        row = ((frame + i) * W + begin) * K
+        tap = ((i - top + pad) * side + begin - left + pad) * K
+        n = (stop - begin) * K
+        for k in range(0, n, BYTES):
+            bits = awake(x, row + k, n - k)
+            if most == 1:
+                end = _note(bits, (tap + k) * M, M, heard, end)
+                continue
+            while bits:
+                c = k + lowest(bits)
+                bits &= bits - np.uint64(1)
+                for _ in range(x[row + c]):
+                    heard[end] = (tap + c) * M
+                    end += 1
+    return end
+
+
+@inline
+def _note(bits, base, M, heard, end):
+    """List base + M c for each bit c, NOTED at a time: the length of a shorter loop is guessed."""
+    left = population(bits)
+    while True:
+        for i in range(NOTED):
+            heard[end + i] = base + lowest(bits) * M
+            bits &= bits - np.uint64(1)
+        if left <= NOTED:
+            return end + left
+        left, end = left - NOTED, end + NOTED
+
+
+@inline
+def _fire_four(w, heard, ends, slot, scale, shift, s, at, j, sizes, p):
+    """Spikes of four vectors of channels from j on, over all steps."""
+    T, step, N, room = sizes
+    v = u = y = z = splat(p.rest)
+    for t in range(T):
+        a = b = c = d = splat(f32(0))
+        end = ends[slot + t]
+        for begin in range((slot + t) * room, end, ROWS):
+            e = f = g = o = nought()
+            for i in range(begin, min(begin + ROWS, end)):
+                row = heard[i] + j
+                e, f = plus(e, w, row), plus(f, w, row + LANES)
+                g, o = plus(g, w, row + 2 * LANES), plus(o, w, row + 3 * LANES)
+            a, b, c, d = a + counted(e), b + counted(f), c + counted(g), d + counted(o)
+        v = _fire(a, scale, shift, v, s, at + t * step, j, N, p)
+        u = _fire(b, scale, shift, u, s, at + t * step, j + LANES, N, p)
+        y = _fire(c, scale, shift, y, s, at + t * step, j + 2 * LANES, N, p)
+        z = _fire(d, scale, shift, z, s, at + t * step, j + 3 * LANES, N, p)
+
+
+@inline
+def _fire_one(w, heard, ends, slot, scale, shift, s, at, j, sizes, p):
+    """The same of one vector."""
+    T, step, N, room = sizes
+    v = splat(p.rest)
+    for t in range(T):
+        a, end = splat(f32(0)), ends[slot + t]
+        for begin in range((slot + t) * room, end, ROWS):
+            e = nought()
+            for i in range(begin, min(begin + ROWS, end)):
+                e = plus(e, w, heard[i] + j)
+            a = a + counted(e)
+        v = _fire(a, scale, shift, v, s, at + t * step, j, N, p)
+
+
+@inline
+def _fire(total, scale, shift, v, s, at, j, N, p):
+    """Spikes of one step of one vector of channels; the membrane behind them."""
+    m = N - j
+    h = charge(total, take(scale, j, m), take(shift, j, m), v, p)
+    put(fires(h, p), s, at + j, m)
+    return settle(h, p)
+
+
+@shared
+def pool(part, parts, x, s):
+    """The 3x3 max-pool of stride 2 of spikes x [F, H, W, C] to s [F, h, w, C]."""
+    (F, H, W, C), (_, h, w_out, _) = x.shape, s.shape
+    for row in range(edge(part, parts, F * h, 1), edge(part + 1, parts, F * h, 1)):
+        frame, i = row // h, row % h
+        for j in range(w_out):
+            for c in range(0, C, LANES):
+                most = splat(f32(0))
+                for y in range(max(2 * i - 1, 0), min(2 * i + 2, H)):
+                    for z in range(max(2 * j - 1, 0), min(2 * j + 2, W)):
+                        most = larger(most, take(x, ((frame * H + y) * W + z) * C + c, C - c))
+                put(most, s, (row * w_out + j) * C + c, C - c)

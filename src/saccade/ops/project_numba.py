@@ -1,0 +1,93 @@
+"""Inference with folded norms on a CPU: layers of 8-bit weights cost what their inputs fire."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from saccade.ops._numba import DTYPES, LANES, array, cell, fresh, run
+from saccade.ops._numba import refuses as no_kernel
+from saccade.ops.lif.reference import Fire
+from saccade.ops.norm_lif.numba import fire as fire_rows
+from saccade.ops.norm_lif.numba import learned, pooled_side, rows
+
+EXACT = 2**24
+"""Whole numbers up to here are exact in float32."""
+_LAID: "WeakTensorKeyDictionary" = WeakTensorKeyDictionary()
+
+
+def affine_refuses(
+    y: Tensor, scale: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire, steps: int,
+    pools: bool, dtype: torch.dtype,
+) -> str | None:  # fmt: skip
+    """For inference: no gradient; channels last in memory."""
+    if torch.is_grad_enabled() and y.requires_grad:
+        return "it has no gradient"
+    if not rows(y).is_contiguous():
+        return "the currents are not channels-last in memory"
+    if dtype not in (*DTYPES, torch.int8):
+        return f"{str(dtype).removeprefix('torch.')} spikes are left to torch"
+    return no_kernel(y)
+
+
+def affine(
+    y: Tensor, scale: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire, steps: int,
+    pools: bool, dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
+    """See `saccade.ops.affine_lif`."""
+    p = cell(decay, gain, fire)
+    return fire_rows(y, learned(scale), learned(shift), p, steps, pools, dtype)
+
+
+def project_refuses(
+    x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire,
+    stride: int, pools: bool,
+) -> str | None:  # fmt: skip
+    """Eight bits, nothing below 0, and sums that float32 holds."""
+    if x.dtype != torch.int8 or weight.dtype != torch.int8:
+        return f"{x.dtype} spikes and {weight.dtype} weights, not int8"
+    if why := no_kernel(x, (torch.int8,)):
+        return why
+    if not x.numel():
+        return "there are no inputs"
+    low, high = (int(n) for n in rows(x).flatten().aminmax())  # along memory, which is fastest
+    if low < 0:
+        return f"the inputs reach down to {low}; spikes and their sums begin at 0"
+    if high * 128 * weight[0].numel() > EXACT:
+        return f"sums of {weight[0].numel()} inputs up to {high} may need more than 24 bits"
+    return None
+
+
+def project(
+    x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire,
+    stride: int, pools: bool,
+) -> Tensor:  # fmt: skip
+    """See `saccade.ops.project_lif`."""
+    from saccade.kernels import cpu_project as kernels
+
+    T, B, _, H, W = x.shape
+    N, side = len(weight), weight.shape[-1]
+    h, w = ((n - 1) // stride + 1 for n in (H, W))
+    seen, s = rows(x).contiguous(), fresh(T, B, h, w, N, dtype=torch.int8)
+    most = max(1, int(seen.max()))
+    both: Any = array(seen), array(s)
+    if side == stride == 1:  # places have no neighbours: all of them are one row
+        both = (z.reshape(T, 1, 1, B * H * W, -1) for z in both)
+    given, out = both
+    known = array(_laid(weight)), learned(scale), learned(shift)
+    run(kernels.project, given, *known, out, stride, most, cell(decay, gain, fire))
+    if pools:
+        full, s = s, fresh(T, B, pooled_side(h), pooled_side(w), N, dtype=torch.int8)
+        run(kernels.pool, *(array(z.flatten(0, 1)) for z in (full, s)))
+    return s.permute(0, 1, 4, 2, 3)
+
+
+def _laid(weight: Tensor) -> Tensor:
+    """Kernels [N K k k] as rows [k k K M] of int16, whole vectors; made anew when they change."""
+    if weight not in _LAID or _LAID[weight][1] != weight._version:
+        filled = pad(weight.permute(2, 3, 1, 0).to(torch.int16), (0, -len(weight) % LANES))
+        _LAID[weight] = filled.contiguous(), weight._version
+    matrix: Tensor = _LAID[weight][0]
+    return matrix
