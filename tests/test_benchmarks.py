@@ -53,6 +53,18 @@ def test_the_benchmark_of_cpu_paths_runs_its_gate_and_takes_kernels_away():
     assert "numba" in benchmark.norm_lif.variants
 
 
+def test_the_benchmark_of_silent_inputs_sets_rates_and_compares_first(here: None):
+    sys.path.insert(0, str(BENCHMARKS))
+    benchmark = load("cpu_silent")
+    found = benchmark.layer(1, 16, 16, 2, 0.2, n=1)
+    assert set(found["median_s"]) == {"bf16", "int8", "dense"}
+    assert 0.02 < found["fires"] < 0.98
+    _, _, rates = benchmark.model_at(
+        0.1, sizes={"dim": 32, "depth": 1, "heads": 2, "T": 2}, batch=4
+    )
+    assert all(0.05 < rate < 0.2 for rate in rates), rates
+
+
 def run(name: str, *words: str) -> subprocess.CompletedProcess[str]:
     script = [sys.executable, str(BENCHMARKS / name / "run.py"), *words]
     return subprocess.run(script, capture_output=True, text=True)

@@ -220,7 +220,7 @@ def test_ssa_takes_integers_and_is_not_silent():
 def test_ssa_of_eight_bits():
     torch.manual_seed(0)
     spikes = spikes_of(4, 2, 64, 5, 7, dtype=torch.int8)
-    args = *spikes, 2, 0.125, 0.5, 0.5, Fire(v_threshold=0.5)
+    args = *spikes, 2, 0.125, 0.5, 0.5, Fire(v_threshold=3.0)
     assert fire_mix.choose(*args) == "numba"
     got, want = fire_mix(*args), fire_mix.reference(*args)
     assert got.dtype == torch.int8

@@ -92,6 +92,7 @@ def test_refusals_say_why():
     assert refuses(x, *known, *rest) is None
     assert "reach down to -1" in (refuses(-x, *known, *rest) or "")
     assert "not int8" in (refuses(x.float(), *known, *rest) or "")
+    assert "even, 2" in (refuses(x, *layer(16, 16, 2), *rest) or "")
     assert "no inputs" in (refuses(x[:, :0], *known, *rest) or "")
     wide = torch.full((1, 1, 4608, 1, 1), 127, dtype=torch.int8)
     assert "24 bits" in (refuses(wide, *layer(1, 4608, 1), *rest) or "")

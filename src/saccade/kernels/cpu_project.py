@@ -36,16 +36,17 @@ ROWS = 256
 
 
 @shared
-def project(part, parts, x, w, scale, shift, s, stride, most, p):
-    """Integers x [T, B, H, W, K] from 0 to `most` and weights w [side, side, K, M] to spikes.
+def project(part, parts, x, w, side, stride, scale, shift, s, most, p):
+    """Integers x [T, B, H, W, K] from 0 to `most` meet weights w: spikes s [T, B, h, w, N], int8.
 
-    s is [T, B, h, w, N], int8. The rows of w are int16 and filled up to M, whole vectors.
+    w is flat, int16: of the first 4 LANES channels of the output a row for each tap and input
+    [side, side, K], of the next 4 LANES and so on; then of the next LANES. The last are filled up.
     """
     (T, B, H, W, K), (_, _, h, w_out, N) = x.shape, s.shape
-    side, M, flat = w.shape[0], w.shape[3], x.reshape(-1)
-    room, across = side * side * K * most, -(-w_out // PLACES)
+    flat, rows, across = x.reshape(-1), side * side * K, -(-w_out // PLACES)
+    room = rows * most
     heard, ends = np.empty(PLACES * T * room + NOTED, np.int32), np.empty(PLACES * T, np.int64)
-    work, blocks = B * h * across, M - M % (4 * LANES)
+    work, blocks = B * h * across, N // (4 * LANES) * (4 * LANES)
     sizes = T, B * h * w_out * N, N, room
     for piece in range(edge(part, parts, work, 1), edge(part + 1, parts, work, 1)):
         row, left = piece // across, piece % across * PLACES
@@ -55,21 +56,21 @@ def project(part, parts, x, w, scale, shift, s, stride, most, p):
             for t in range(T):
                 slot = place * T + t
                 corner = (t * B + sample) * H, i * stride, (left + place) * stride
-                ends[slot] = _listen(flat, corner, heard, slot * room, (H, W, K), (side, M, most))
+                ends[slot] = _listen(flat, corner, heard, slot * room, (H, W, K), side, most)
         for j in range(0, blocks, 4 * LANES):
             for place in range(many):
                 at = first + place * N
-                _fire_four(w, heard, ends, place * T, scale, shift, s, at, j, sizes, p)
-        for j in range(blocks, M, LANES):
+                _fire_four(w, j * rows, heard, ends, place * T, scale, shift, s, at, j, sizes, p)
+        for j in range(blocks, N, LANES):
             for place in range(many):
                 at = first + place * N
-                _fire_one(w, heard, ends, place * T, scale, shift, s, at, j, sizes, p)
+                _fire_one(w, j * rows, heard, ends, place * T, scale, shift, s, at, j, sizes, p)
 
 
 @inline
-def _listen(x, corner, heard, end, sizes, shape):
-    """Where in w the rows begin that a place of the output adds up; the end of the list."""
-    (H, W, K), (side, M, most), (frame, top, left) = sizes, shape, corner
+def _listen(x, corner, heard, end, sizes, side, most):
+    """Which rows of w a place of the output adds up; the end of the list."""
+    (H, W, K), (frame, top, left) = sizes, corner
     pad = side // 2
     begin, stop = max(left - pad, 0), min(left - pad + side, W)
     for i in range(max(top - pad, 0), min(top - pad + side, H)):
@@ -80,24 +81,24 @@ def _listen(x, corner, heard, end, sizes, shape):
         for k in range(0, n, BYTES):
             bits = awake(x, row + k, n - k)
             if most == 1:
-                end = _note(bits, (tap + k) * M, M, heard, end)
+                end = _note(bits, tap + k, heard, end)
                 continue
             while bits:
                 c = k + lowest(bits)
                 bits &= bits - np.uint64(1)
                 for _ in range(x[row + c]):
-                    heard[end] = (tap + c) * M
+                    heard[end] = tap + c
                     end += 1
     return end
 
 
 @inline
-def _note(bits, base, M, heard, end):
-    """List base + M c for each bit c, NOTED at a time: the length of a shorter loop is guessed."""
+def _note(bits, base, heard, end):
+    """List base + c for each bit c, NOTED at a time: the length of a shorter loop is guessed."""
     left = population(bits)
     while True:
         for i in range(NOTED):
-            heard[end + i] = base + lowest(bits) * M
+            heard[end + i] = base + lowest(bits)
             bits &= bits - np.uint64(1)
         if left <= NOTED:
             return end + left
@@ -105,7 +106,7 @@ def _note(bits, base, M, heard, end):
 
 
 @inline
-def _fire_four(w, heard, ends, slot, scale, shift, s, at, j, sizes, p):
+def _fire_four(w, base, heard, ends, slot, scale, shift, s, at, j, sizes, p):
     """Spikes of four vectors of channels from j on, over all steps."""
     T, step, N, room = sizes
     v = u = y = z = splat(p.rest)
@@ -115,7 +116,7 @@ def _fire_four(w, heard, ends, slot, scale, shift, s, at, j, sizes, p):
         for begin in range((slot + t) * room, end, ROWS):
             e = f = g = o = nought()
             for i in range(begin, min(begin + ROWS, end)):
-                row = heard[i] + j
+                row = base + heard[i] * (4 * LANES)
                 e, f = plus(e, w, row), plus(f, w, row + LANES)
                 g, o = plus(g, w, row + 2 * LANES), plus(o, w, row + 3 * LANES)
             a, b, c, d = a + counted(e), b + counted(f), c + counted(g), d + counted(o)
@@ -126,7 +127,7 @@ def _fire_four(w, heard, ends, slot, scale, shift, s, at, j, sizes, p):
 
 
 @inline
-def _fire_one(w, heard, ends, slot, scale, shift, s, at, j, sizes, p):
+def _fire_one(w, base, heard, ends, slot, scale, shift, s, at, j, sizes, p):
     """The same of one vector."""
     T, step, N, room = sizes
     v = splat(p.rest)
@@ -135,7 +136,7 @@ def _fire_one(w, heard, ends, slot, scale, shift, s, at, j, sizes, p):
         for begin in range((slot + t) * room, end, ROWS):
             e = nought()
             for i in range(begin, min(begin + ROWS, end)):
-                e = plus(e, w, heard[i] + j)
+                e = plus(e, w, base + heard[i] * LANES)
             a = a + counted(e)
         v = _fire(a, scale, shift, v, s, at + t * step, j, N, p)
 

@@ -52,6 +52,8 @@ def project_refuses(
         return why
     if not x.numel():
         return "there are no inputs"
+    if weight.shape[-1] % 2 == 0:
+        return f"the side of its kernel is even, {weight.shape[-1]}"
     low, high = (int(n) for n in rows(x).flatten().aminmax())  # along memory, which is fastest
     if low < 0:
         return f"the inputs reach down to {low}; spikes and their sums begin at 0"
@@ -76,8 +78,9 @@ def project(
     if side == stride == 1:  # places have no neighbours: all of them are one row
         both = (z.reshape(T, 1, 1, B * H * W, -1) for z in both)
     given, out = both
-    known = array(_laid(weight)), learned(scale), learned(shift)
-    run(kernels.project, given, *known, out, stride, most, cell(decay, gain, fire))
+    known = learned(scale), learned(shift)
+    p = cell(decay, gain, fire)
+    run(kernels.project, given, array(_laid(weight)), side, stride, *known, out, most, p)
     if pools:
         full, s = s, fresh(T, B, pooled_side(h), pooled_side(w), N, dtype=torch.int8)
         run(kernels.pool, *(array(z.flatten(0, 1)) for z in (full, s)))
@@ -85,9 +88,15 @@ def project(
 
 
 def _laid(weight: Tensor) -> Tensor:
-    """Kernels [N K k k] as rows [k k K M] of int16, whole vectors; made anew when they change."""
+    """Kernels [N K k k] as `saccade.kernels.cpu_project` reads them; made anew when they change."""
     if weight not in _LAID or _LAID[weight][1] != weight._version:
-        filled = pad(weight.permute(2, 3, 1, 0).to(torch.int16), (0, -len(weight) % LANES))
-        _LAID[weight] = filled.contiguous(), weight._version
-    matrix: Tensor = _LAID[weight][0]
-    return matrix
+        wide, N = 4 * LANES, len(weight)
+        matrix = pad(weight.permute(2, 3, 1, 0).flatten(0, 2), (0, -N % LANES)).to(torch.int16)
+        cut = matrix[:, : N // wide * wide], matrix[:, N // wide * wide :]
+        parts = (
+            z.reshape(len(z), z.shape[1] // size, size).transpose(0, 1).flatten()
+            for z, size in zip(cut, (wide, LANES), strict=True)
+        )
+        _LAID[weight] = torch.cat(list(parts)), weight._version
+    laid: Tensor = _LAID[weight][0]
+    return laid
