@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from saccade.analysis import record
 from saccade.models import create_model
 from saccade.nn import Projection
 from saccade.nn.folded import Folded
@@ -147,3 +148,27 @@ def test_what_stands_beside_projections_stays_as_it_is():
 def test_a_model_in_training_is_refused():
     with pytest.raises(ValueError, match="training mode"):
         fuse(create_model("spikformer_4_384", **SMALL))
+
+
+@pytest.mark.parametrize("products", ["float32", "bfloat16", "int8"])
+def test_a_fused_model_is_counted_layer_by_layer_and_answers_as_unwatched(products: str):
+    model, x = settled_model(), pictures()
+    fused = fuse(model, products)
+    with torch.no_grad():
+        want = fused(x)
+        with record(fused) as seen:
+            got = fused(x)
+        with record(model) as whole:
+            model(x)
+    assert torch.equal(got, want)
+    ours, theirs = seen.totals(), whole.totals()
+    assert len(seen.layers) == len(whole.layers)
+    assert ours["macs"] == theirs["macs"]
+    assert ours["paper_rule"]["macs"] == theirs["paper_rule"]["macs"]
+    close = 1e-3 if products == "float32" else 0.1  # rounded kernels flip spikes
+    for key in ("sops", "energy_mj"):
+        assert ours[key] == pytest.approx(theirs[key], rel=close)
+    assert ours["paper_rule"]["sops"] == pytest.approx(theirs["paper_rule"]["sops"], rel=close)
+    rates = whole.mean_rates()
+    for path, rate in seen.mean_rates().items():
+        assert rate == pytest.approx(rates[path], abs=1e-3 if products == "float32" else 0.1)

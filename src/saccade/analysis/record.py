@@ -11,6 +11,7 @@ takes FLOPs multiply-accumulates, whatever T. For the attention product, the rat
 over its spike inputs [our reading; the paper does not say].
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +24,10 @@ from torch.nn.functional import conv2d
 
 from saccade.analysis.energy import HOROWITZ_45NM, Energy
 from saccade.nn import Neuron, on_spikes
+from saccade.nn.folded import Folded
 from saccade.ops import Op, listening
+
+Layer = nn.Conv2d | nn.Linear | Folded
 
 
 @dataclass
@@ -143,6 +147,11 @@ class _Watch:
             self.hooks.append(module.register_forward_pre_hook(self._enter(path)))
             if isinstance(module, nn.Conv2d | nn.Linear):
                 self.hooks.append(module.register_forward_hook(self._layer(path)))
+            if isinstance(module, Folded):  # before its neuron fires
+                hear = self._layer(path)
+                self.hooks.append(
+                    module.register_forward_pre_hook(lambda m, args, h=hear: h(m, args, None))
+                )
             if isinstance(module, Neuron):
                 self.hooks.append(on_spikes(module, self._neuron(path)))
             self.hooks.append(module.register_forward_hook(self._leave, always_call=True))
@@ -185,10 +194,11 @@ class _Watch:
         return hear
 
     def _layer(self, path: str) -> Any:
-        def hook(module: nn.Conv2d | nn.Linear, args: Any, out: Tensor) -> None:
-            x = args[0].detach().flatten(0, -4 if isinstance(module, nn.Conv2d) else -2)
-            count = self._count(path, "conv" if isinstance(module, nn.Conv2d) else "linear", x)
-            dense = float(out.numel()) * module.weight[0].numel()
+        def hook(module: Layer, args: Any, out: Tensor | None) -> None:
+            linear = isinstance(module, nn.Linear)
+            x = args[0].detach().flatten(0, -2 if linear else -4)
+            count = self._count(path, "linear" if linear else "conv", x)
+            dense = float(_outputs(module, x, out)) * module.weight[0].numel()
             once = dense * self.batch / len(x)
             if _is_integer(x):
                 count.sops += _additions(module, x)
@@ -225,6 +235,15 @@ class _Watch:
         return len(steps) > 1 and bool((steps == steps[:1]).all())
 
 
+def _outputs(module: Layer, x: Tensor, out: Tensor | None) -> int:
+    """How many numbers a layer sums up; of a folded one, which pools them, by its sizes."""
+    if isinstance(module, Folded):
+        places = (-(-n // s) for n, s in zip(x.shape[-2:], module.stride, strict=True))
+        return len(x) * module.out_channels * math.prod(places)
+    assert out is not None
+    return out.numel()
+
+
 def _is_integer(x: Tensor) -> bool:
     return bool((x == x.round()).all())
 
@@ -233,7 +252,7 @@ def _share_nonzero(x: Tensor) -> float:
     return x.count_nonzero().item() / x.numel()
 
 
-def _additions(module: nn.Conv2d | nn.Linear, x: Tensor) -> float:
+def _additions(module: Layer, x: Tensor) -> float:
     """Sum over inputs of |n| times the number of weights that meet it."""
     if isinstance(module, nn.Linear):
         return x.abs().sum(dtype=torch.float64).item() * module.out_features

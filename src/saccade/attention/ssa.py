@@ -209,7 +209,7 @@ class SSA(SpikingAttention):
             return f"{type(self.query).__name__} acts on the query"
         return self.fire.unfusable()
 
-    def current(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B C H W"]:
+    def current(self, x: Tokens) -> Float[Tensor, "T B C H W"]:
         """The product; a method of its own, so that q, k and v are free before it fires."""
         q, k, v = (split_heads(p(x), self.site.heads) for p in (self.q, self.k, self.v))
         exact = torch.promote_types(q.dtype, torch.float32)
@@ -227,7 +227,7 @@ class SSA(SpikingAttention):
         """K^T V of each head, summed token by token: h (C/h)^2 = d C."""
         return self.site.dim * self.site.dim // self.site.heads
 
-    def scores(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B h N N"]:
+    def scores(self, x: Tokens) -> Float[Tensor, "T B h N N"]:
         """Q K^T s: non-negative, rows are queries."""
         q, k = (split_heads(p(x), self.site.heads) for p in (self.q, self.k))
         scores: Tensor = self.query(q) @ k.mT * self.scale

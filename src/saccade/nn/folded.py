@@ -3,6 +3,7 @@
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
+from torch.nn.functional import max_pool2d
 
 from saccade.nn.layers import Projection
 from saccade.ops import affine_lif, conv, project_lif, sense_lif
@@ -10,6 +11,9 @@ from saccade.ops import affine_lif, conv, project_lif, sense_lif
 
 class Folded(nn.Module):
     """A projection whose batch norm, by its running statistics, is part of the kernel.
+
+    As in `Projection`, a neuron that is watched runs by itself, on the same currents. The
+    convolution's sizes have the names that they have in torch.nn.Conv2d.
 
     Args:
         projection: in evaluation mode, with a neuron whose charge is constant.
@@ -42,18 +46,37 @@ class Folded(nn.Module):
         self.register_buffer("weight", weight.to(dtype).contiguous(memory_format=order))
         self.register_buffer("scale", scale)
         self.register_buffer("shift", shift)
-        self.neuron, self.pools, self.stride = projection.neuron, projection.pools, layer.stride[0]
+        self.neuron, self.pools = projection.neuron, projection.pools
+        self.kernel_size, self.stride, self.padding = layer.kernel_size, layer.stride, layer.padding
+        self.dilation, self.groups, self.out_channels = layer.dilation, layer.groups, len(weight)
 
     def forward(self, x: Shaped[Tensor, "T B C H W"]) -> Shaped[Tensor, "T B D h w"]:
         """Integers or reals in, spikes out."""
+        if self.neuron.unfusable():
+            return self._apart(x)
         known, cell = (self.scale, self.shift), (*self.neuron.charge(), self.neuron.fire)
+        stride = self.stride[0]
         if self.weight.dtype == torch.int8:
-            s: Tensor = project_lif(x, self.weight, *known, *cell, self.stride, self.pools)
+            s: Tensor = project_lif(x, self.weight, *known, *cell, stride, self.pools)
             return s
         once = x[:1] if len(x) > 1 and x.stride(0) == 0 else x
         if self.emits != self.weight.dtype:
-            s = sense_lif(once, self.weight, self.shift, *cell, len(x), self.stride, self.pools)
+            s = sense_lif(once, self.weight, self.shift, *cell, len(x), stride, self.pools)
             return s
-        y = conv(once.to(self.weight.dtype), self.weight, self.stride)
+        y = conv(once.to(self.weight.dtype), self.weight, stride)
         s = affine_lif(y, *known, *cell, len(x), self.pools, self.emits)
         return s
+
+    def _apart(self, x: Shaped[Tensor, "T B C H W"]) -> Shaped[Tensor, "T B D h w"]:
+        """Current, neuron and pool one by one; sums of integers are exact in float32."""
+        kernel = self.weight
+        if kernel.dtype == torch.int8 or kernel.dtype != self.emits:
+            x, kernel = x.to(kernel.dtype).float(), kernel.float()
+        y = conv(x.to(kernel.dtype), kernel, self.stride[0])
+        wide = y.to(torch.promote_types(y.dtype, torch.float32))
+        current = wide * self.scale[:, None, None] + self.shift[:, None, None]
+        s: Tensor = self.neuron(current)
+        if self.pools:
+            frames = max_pool2d(s.flatten(0, 1), 3, 2, 1)
+            s = frames.view(len(s), -1, *frames.shape[1:])
+        return s.to(self.emits)

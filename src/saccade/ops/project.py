@@ -158,8 +158,8 @@ def _sense_composed(
     x: Tensor, weight: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire, steps: int,
     stride: int, pools: bool,
 ) -> Tensor:  # fmt: skip
-    """Whatever variants of `conv` and `affine_lif` run; the currents between are of its type."""
-    y = conv(x.to(weight.dtype), weight, stride)
+    """Whatever variants of `conv` and `affine_lif` run, in float32 on rounded numbers."""
+    y = conv(x.to(weight.dtype).float(), weight.float(), stride)
     s: Tensor = affine_lif(
         y, torch.ones_like(shift), shift, decay, gain, fire, steps, pools, torch.int8
     )
