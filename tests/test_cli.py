@@ -21,7 +21,7 @@ FLAGS = {
         *("--data-root", "--device", "--devices", "--log", "--nodes", "--out", "--resume"),
         *("--seed", "--seeds", "--strategy", "--workers"),
     ],
-    "eval": ["--data-root", "--device", "--json"],
+    "eval": ["--data-root", "--device", "--json", "--products"],
     "predict": ["--invert", "--json", "--top"],
     "list": ["--json"],
     "show": ["--paths"],
@@ -323,6 +323,23 @@ def test_eval_measures_what_the_metrics_say(scene: Path, capsys: Captured):
         assert result[key] == metrics[key], key
     assert main(["eval", str(scene / "run" / "last.safetensors")]) == 0
     assert f"{metrics['test_accuracy']:.2%} of 12" in capsys.readouterr().out
+
+
+def test_eval_says_what_folding_and_eight_bits_change(scene: Path, capsys: Captured):
+    run = str(scene / "run")
+    assert main(["eval", run, "--products", "int8", "--json", "--device", "cpu"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    fused = result["fused"]
+    assert fused["products"] == "int8"
+    assert 0 <= fused["answers_changed"] <= result["test_images"]
+    gap = abs(fused["test_accuracy"] - result["test_accuracy"]) * result["test_images"]
+    assert round(gap) <= fused["answers_changed"]
+    assert fused["energy_mj"] == pytest.approx(result["energy_mj"], rel=0.2)
+    assert main(["eval", run, "--products", "int8", "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert f"answers changed: {fused['answers_changed']}" in said
+    assert main(["eval", run, "--products", "int9"]) != 0
+    assert "int8" in capsys.readouterr().err
 
 
 def test_the_report_is_written_again(scene: Path, capsys: Captured):

@@ -108,8 +108,23 @@ FLAGS: dict[str, tuple[str, Options]] = {
         ),
     ),
     "eval": (
-        "Test a trained model on the test set of its data: accuracy, firing rates, energy.",
-        (_RUN, _DATA_ROOT, _DEVICE, _JSON),
+        "Test a trained model on the test set of its data: accuracy, firing rates, energy.\n\n"
+        "  saccade eval runs/digits-s0\n"
+        "  saccade eval runs/digits-s0 --products int8   what eight bits cost",
+        (
+            _RUN,
+            (
+                ["--products"],
+                {
+                    "metavar": "TYPE",
+                    "help": "test it once more with its norms folded and products of this type: "
+                    "float32, bfloat16, float16 or int8",
+                },
+            ),
+            _DATA_ROOT,
+            _DEVICE,
+            _JSON,
+        ),
     ),
     "predict": (
         "Name what pictures show.\n\n  saccade predict runs/digits-s0 mine.png",

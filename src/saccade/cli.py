@@ -226,14 +226,22 @@ def evaluate(a: Arguments) -> int:
     from saccade.train.apply import evaluate_run
 
     keep_freed_memory()
-    result = evaluate_run(Path(a.run), data_root=a.data_root, device=a.device)
+    result = evaluate_run(Path(a.run), data_root=a.data_root, device=a.device, products=a.products)
     if a.json:
         print(json.dumps(result, indent=2))
         return 0
-    rate = statistics.mean(result["firing_rates"].values())
-    out.print(f"test accuracy [bold]{result['test_accuracy']:.2%}[/] of {result['test_images']}")
-    out.print(f"energy {result['energy_mj'] * 1e3:.3g} µJ an image, mean firing rate {rate:.1%}")
+    of = f"of {result['test_images']}"
+    _say_measured(result, of)
+    if fused := result.get("fused"):
+        out.print(f"with norms folded and {fused['products']} products")
+        _say_measured(fused, f"{of}; answers changed: {fused['answers_changed']}")
     return 0
+
+
+def _say_measured(found: dict[str, Any], of: str) -> None:
+    rate = statistics.mean(found["firing_rates"].values())
+    out.print(f"test accuracy [bold]{found['test_accuracy']:.2%}[/] {of}")
+    out.print(f"energy {found['energy_mj'] * 1e3:.3g} µJ an image, mean firing rate {rate:.1%}")
 
 
 def predict(a: Arguments) -> int:

@@ -15,6 +15,7 @@ from saccade.train.evaluate import evaluate
 from saccade.train.outcome import hardware, versions
 from saccade.train.streamed import source_of
 from saccade.train.tasks import predict
+from saccade.transform import fuse
 
 
 def open_run(run: Path) -> tuple[SpikingModel, dict[str, Any]]:
@@ -33,9 +34,24 @@ def open_run(run: Path) -> tuple[SpikingModel, dict[str, Any]]:
 
 
 def evaluate_run(
-    run: Path, *, data_root: str | None = None, device: str = "auto"
+    run: Path,
+    *,
+    data_root: str | None = None,
+    device: str = "auto",
+    products: str | None = None,
 ) -> dict[str, Any]:
-    """Accuracy, firing rates, operations and energy on the test set of the run's data."""
+    """Accuracy, firing rates, operations and energy on the test set of the run's data.
+
+    Args:
+        run: folder of a run, or its weights.
+        data_root: where data sets lie; see `saccade.data.data_root`.
+        device: "auto", "cpu", "cuda" or "mps".
+        products: of `saccade.transform.fuse`; adds "fused", the same of the fused model, and how
+            many "answers_changed".
+
+    Raises:
+        ValueError: for a run, data or products that cannot be used.
+    """
     model, described = open_run(run)
     data = load_data(described["part"], data_root)
     expected = (model.config.num_classes, model.config.in_channels, model.config.size)
@@ -45,18 +61,25 @@ def evaluate_run(
             "as the model was trained on"
         )
     fabric = Fabric(accelerator=device, devices=1, precision=described.get("precision", "32-true"))
-    model.to(fabric.device)
-    result = evaluate(model, source_of(data.test, data, fabric.device, None), fabric=fabric)
+    model.to(fabric.device).eval()
+    fused = None if products is None else fuse(model, products)
+    source = source_of(data.test, data, fabric.device, None)
+    result = evaluate(model, source, fabric=fabric)
+    measured = {"dataset": data.name, "test_images": len(data.test)} | _measured(result)
+    if fused is not None:
+        again = evaluate(fused, source)
+        changed = int((again["answers"] != result["answers"]).sum())
+        measured["fused"] = {"products": products, "answers_changed": changed} | _measured(again)
+    return measured | {"versions": versions(), "hardware": hardware(fabric.device)}
+
+
+def _measured(result: dict[str, Any]) -> dict[str, Any]:
     seen = result["recording"]
     return {
-        "dataset": data.name,
         "test_accuracy": result["accuracy"],
         "test_loss": result["loss"],
-        "test_images": len(data.test),
         "firing_rates": seen.mean_rates(),
         **seen.totals(),
-        "versions": versions(),
-        "hardware": hardware(fabric.device),
     }
 
 
