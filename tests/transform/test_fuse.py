@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from saccade import streaming
 from saccade.analysis import record
 from saccade.models import create_model
 from saccade.nn import Projection
@@ -172,3 +173,15 @@ def test_a_fused_model_is_counted_layer_by_layer_and_answers_as_unwatched(produc
     rates = whole.mean_rates()
     for path, rate in seen.mean_rates().items():
         assert rate == pytest.approx(rates[path], abs=1e-3 if products == "float32" else 0.1)
+
+
+@pytest.mark.parametrize("products", ["float32", "bfloat16", "int8"])
+def test_a_fused_model_can_be_fed_step_by_step(products: str):
+    fused = fuse(settled_model(), products)
+    frames = torch.randn(4, 2, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    stream = streaming(fused)
+    with torch.no_grad():
+        want = fused.forward_steps(frames)
+    got = torch.stack([stream.step(frame) for frame in frames])
+    assert want[0].ne(want[-1]).any()
+    assert torch.equal(got, want)
