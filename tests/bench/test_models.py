@@ -37,6 +37,9 @@ def test_a_fused_model_is_timed_for_inference_alone():
     settings = Settings(device="cpu", n=1, products="float32")
     result = bench_model("infer", NAME, OPTIONS, batch=1, paths=["fast"], settings=settings)
     assert result.conditions["products"] == "float32"
+    rate = result.conditions["firing_rate"]
+    assert 0.005 < rate < 0.98  # with the statistics that it was made with it would be silent
+    assert f"neurons fire {rate:.1%} on average" in result.notes
     assert "affine_lif" in {row["op"] for row in result.conditions["paths"]["calls"]}
     with pytest.raises(ValueError, match="training mode"):
         bench_model("train", NAME, OPTIONS, settings=settings)

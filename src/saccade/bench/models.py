@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from saccade._registry import nearest
@@ -18,6 +18,7 @@ from saccade.bench.result import Result
 from saccade.bench.settings import Settings, tuned
 from saccade.bench.timing import Step, graphed, interleaved
 from saccade.models import SpikingModel, create_model, describe
+from saccade.nn import Neuron, on_spikes
 from saccade.ops import OPS, reference_only, rehearse
 from saccade.transform import fuse
 
@@ -39,6 +40,8 @@ class Case:
     y: Tensor
     optimizer: torch.optim.Optimizer
     settings: Settings
+    rate: float | None = None
+    """Mean firing rate of the neurons, where it was measured."""
 
     def forward(self) -> Tensor:
         """Logits, under autocast where the precision is a short one."""
@@ -116,10 +119,15 @@ def bench_model(
     return Result(
         what=f"{what} {name}, batch {batch}",
         conditions=settings.conditions()
-        | {"batch": batch, "model": describe(case.model), "paths": seen.as_dict()},
+        | {
+            "batch": batch,
+            "model": describe(case.model),
+            "paths": seen.as_dict(),
+            "firing_rate": case.rate,
+        },
         rows=rows,
         columns=COLUMNS,
-        notes=_notes(seen),
+        notes=_notes(seen, case.rate),
         profile=spent,
     )
 
@@ -127,23 +135,48 @@ def bench_model(
 def make_case(
     what: str, name: str, options: Mapping[str, Any], batch: int, settings: Settings
 ) -> Case:
-    """Weights and batch are those of seed 0."""
+    """Weights and batch are those of seed 0; a model that infers knows the batch's statistics."""
     torch.manual_seed(0)
     model = create_model(name, **options).to(settings.place).train(what == "train")
     if settings.place.type == "cuda" and len(model.frame) == 3:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x = torch.randn(batch, *model.frame, device=settings.place)
+    rate = _settle(model, x) if what == "infer" else None
     if settings.products is not None:
         model = fuse(model, settings.products)
-    x = torch.randn(batch, *model.frame, device=settings.place)
     y = torch.randint(model.config.num_classes, (batch,), device=settings.place)
     cuda = settings.place.type == "cuda"
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True, capturable=cuda)
-    return Case(what, model, x, y, optimizer, settings)
+    return Case(what, model, x, y, optimizer, settings, rate)
+
+
+@torch.no_grad()
+def _settle(model: SpikingModel, x: Tensor) -> float:
+    """Take the statistics of all norms from a batch; the mean firing rate with them.
+
+    With those that it was made with, an untrained model is silent, and what skips silent inputs
+    would look faster than it is.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
+    before = [m.momentum for m in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    model.train()(x)
+    for norm, momentum in zip(norms, before, strict=True):
+        norm.momentum = momentum
+    rates: list[float] = []
+    neurons = (m for m in model.modules() if isinstance(m, Neuron))
+    hooks = [on_spikes(m, lambda s: rates.append(float(s.float().mean()))) for m in neurons]
+    model.eval()(x)
+    for hook in hooks:
+        hook.remove()
+    return sum(rates) / len(rates)
 
 
 def _first_step(case: Case, path: str) -> float:
     """Seconds of the first step in this process: kernels are compiled and algorithms chosen.
 
+    A model that infers has been settled before, which loads libraries and compiles some kernels.
     Taken before the variants are compared with their references, which would compile them.
     """
     began = time.perf_counter()
@@ -217,11 +250,12 @@ def _on(path: str, step: Step) -> Step:
     return run
 
 
-def _notes(seen: Explanation) -> tuple[str, ...]:
-    """Which variants the fast path is made of, in a line."""
+def _notes(seen: Explanation, rate: float | None) -> tuple[str, ...]:
+    """Which variants the fast path is made of, in a line, and how often neurons fire."""
     ran = dict.fromkeys(f"{c.op} {c.variant}" for c in seen.calls)
     apart = f"; {len(seen.apart)} modules run their parts one by one" if seen.apart else ""
-    return (f"fast: {', '.join(ran)}{apart}",)
+    fires = () if rate is None else (f"neurons fire {rate:.1%} on average",)
+    return (f"fast: {', '.join(ran)}{apart}", *fires)
 
 
 COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
