@@ -220,28 +220,23 @@ def _summarise(a: Arguments, results: list[dict[str, Any]], runs: list[Path]) ->
     out.print(f"  in {folder / 'summary.json'}", highlight=False, markup=False, soft_wrap=True)
 
 
+def _as_json(found: Any) -> int:
+    print(json.dumps(found, indent=2))
+    return 0
+
+
 def evaluate(a: Arguments) -> int:
     """Test a trained model once more."""
     from saccade.train.allocator import keep_freed_memory
-    from saccade.train.apply import evaluate_run
+    from saccade.train.apply import evaluate_run, in_words
 
     keep_freed_memory()
     result = evaluate_run(Path(a.run), data_root=a.data_root, device=a.device, products=a.products)
     if a.json:
-        print(json.dumps(result, indent=2))
-        return 0
-    of = f"of {result['test_images']}"
-    _say_measured(result, of)
-    if fused := result.get("fused"):
-        out.print(f"with norms folded and {fused['products']} products")
-        _say_measured(fused, f"{of}; answers changed: {fused['answers_changed']}")
+        return _as_json(result)
+    for line in in_words(result):
+        out.print(line)
     return 0
-
-
-def _say_measured(found: dict[str, Any], of: str) -> None:
-    rate = statistics.mean(found["firing_rates"].values())
-    out.print(f"test accuracy [bold]{found['test_accuracy']:.2%}[/] {of}")
-    out.print(f"energy {found['energy_mj'] * 1e3:.3g} µJ an image, mean firing rate {rate:.1%}")
 
 
 def predict(a: Arguments) -> int:
@@ -250,8 +245,7 @@ def predict(a: Arguments) -> int:
 
     answers = predict_files(Path(a.run), a.images, top=a.top, invert=a.invert)
     if a.json:
-        print(json.dumps(answers, indent=2))
-        return 0
+        return _as_json(answers)
     for answer in answers:
         (best, p), *rest = answer["top"]
         after = ", ".join(f"{name} {q:.1%}" for name, q in rest)
@@ -267,8 +261,7 @@ def list_names(a: Arguments) -> int:
 
     rows = list_kind(a.kind, a.pattern)
     if a.json:
-        print(json.dumps(rows, indent=2))
-        return 0
+        return _as_json(rows)
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
         out.print(f"[bold]{row['name']:<{width}}[/]  {_plain(row['about'])}", soft_wrap=True)
@@ -359,8 +352,7 @@ def doctor(a: Arguments) -> int:
 
     facts = diagnosis()
     if a.json:
-        print(json.dumps(facts, indent=2))
-        return 0
+        return _as_json(facts)
     for title, rows in facts.items():
         out.print(f"[bold]{title}[/]")
         for name, value in rows.items():

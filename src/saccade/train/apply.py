@@ -83,6 +83,21 @@ def _measured(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def in_words(result: dict[str, Any]) -> list[str]:
+    """Lines, with rich's markup, for what `evaluate_run` found."""
+    lines: list[str] = []
+    for found in (result, result["fused"]) if "fused" in result else (result,):
+        if "products" in found:
+            lines.append(f"{found['products']} products change {found['answers_changed']} answers")
+        rates = found["firing_rates"].values()
+        right, rate = f"[bold]{found['test_accuracy']:.2%}[/]", sum(rates) / len(rates)
+        lines += [
+            f"test accuracy {right} of {result['test_images']}",
+            f"energy {found['energy_mj'] * 1e3:.3g} µJ an image, mean firing rate {rate:.1%}",
+        ]
+    return lines
+
+
 def predict_files(
     run: Path, images: Sequence[str | Path], *, top: int = 3, invert: bool = False
 ) -> list[dict[str, Any]]:
