@@ -5,13 +5,15 @@ import torch
 
 from saccade import streaming
 from saccade.analysis import record
+from saccade.attention import ATTENTION
 from saccade.models import create_model
 from saccade.nn import Projection
-from saccade.nn.folded import Folded
+from saccade.nn.folded import Exact, Folded
 from saccade.ops import Fire, project_lif
 from saccade.transform import fuse
 from tests.awake import awake, firing_rates
 
+MIXERS = {n: a for n in ATTENTION.list() if (a := ATTENTION[n]).kind == "mixer"}
 SMALL = {"dim": 64, "depth": 2, "heads": 4, "num_classes": 10, "image_size": 32}
 
 
@@ -122,9 +124,8 @@ def test_integer_products_are_exact_beyond_float32():
         ({}, "int4", "unknown products 'int4'.*int8"),
         ({"neuron": "plif"}, "bfloat16", "learns its time constant"),
         ({"neuron": "ma_lif"}, "float32", "MALIF.*way of its own"),
-        ({"attention": "lrf_ssa"}, "int8", "needs floating point.*bfloat16"),
         ({"depth": 63, "dim": 16, "heads": 1}, "int8", "reach 129.*at most 62 blocks"),
-        ({"attention": "lrf_ssa"}, "bfloat16", "outside of any projection.*float32"),
+        ({"mlp": {"name": "mlp", "dwc": True}}, "bfloat16", "outside of any projection.*float32"),
         ({"mlp": {"name": "mlp", "dwc": True}}, "int8", "outside of any projection"),
     ],
 )
@@ -175,9 +176,12 @@ def test_a_fused_model_is_counted_layer_by_layer_and_answers_as_unwatched(produc
         assert rate == pytest.approx(rates[path], abs=1e-3 if products == "float32" else 0.1)
 
 
-@pytest.mark.parametrize("products", ["float32", "bfloat16", "int8"])
-def test_a_fused_model_can_be_fed_step_by_step(products: str):
-    fused = fuse(settled_model(), products)
+@pytest.mark.parametrize(
+    ("name", "products"),
+    [("ssa", "float32"), ("ssa", "bfloat16"), *((name, "int8") for name in MIXERS)],
+)
+def test_a_fused_model_can_be_fed_step_by_step(name: str, products: str):
+    fused = fuse(settled_model(attention=name), products)
     frames = torch.randn(4, 2, 3, 32, 32, generator=torch.Generator().manual_seed(2))
     stream = streaming(fused)
     with torch.no_grad():
@@ -185,3 +189,24 @@ def test_a_fused_model_can_be_fed_step_by_step(products: str):
     got = torch.stack([stream.step(frame) for frame in frames])
     assert want[0].ne(want[-1]).any()
     assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("products", ["bfloat16", "int8"])
+@pytest.mark.parametrize("name", [n for n, a in MIXERS.items() if not a.takes_integers])
+def test_an_attention_that_needs_floating_point_is_float32_within(name: str, products: str):
+    model, x = settled_model(attention=name), pictures()
+    fused, spikes = fuse(model, products), []
+    inside = [m for m in fused.modules() if isinstance(m, Exact)]
+    assert len(inside) == SMALL["depth"]
+    for module in inside:
+        module.register_forward_hook(lambda m, args, out: spikes.append(out.dtype))
+        assert {f.emits for f in module.modules() if isinstance(f, Folded)} == {torch.float32}
+    with torch.no_grad():
+        want, got = model(x), fused(x)
+        with record(fused) as seen:
+            assert torch.equal(fused(x), got)
+        with record(model) as whole:
+            model(x)
+    assert set(spikes) == {getattr(torch, products)}
+    assert (got - want).abs().max() <= 0.3 * want.abs().max()
+    assert seen.totals()["sops"] == pytest.approx(whole.totals()["sops"], rel=0.1)

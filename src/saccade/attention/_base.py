@@ -72,7 +72,7 @@ class SpikingAttention(nn.Module, ABC):
     source: ClassVar[Source]
     equations: ClassVar[tuple[Equation, ...]]
     kind: ClassVar[Literal["mixer", "gate"]] = "mixer"
-    takes_integers: ClassVar[bool] = False  # whether its input and spikes may be int8
+    takes_integers: ClassVar[bool] = False  # whether its input and spikes may be int8 or bf16
     causal: bool = True  # False where a step may see later steps, as temporal gates do
     golden: ClassVar[Literal["official", "independent reference", "reconstruction"]]
     site: Site

@@ -7,6 +7,7 @@ from torch.nn.functional import max_pool2d
 
 from saccade.nn.layers import Projection
 from saccade.ops import affine_lif, conv, project_lif, sense_lif
+from saccade.ops._triton import channels_last
 
 
 class Folded(nn.Module):
@@ -19,7 +20,8 @@ class Folded(nn.Module):
         projection: in evaluation mode, with a neuron whose charge is constant.
         dtype: of the kernel. torch.int8 rounds each output channel to 255 equal steps and takes
             integers of eight bits. Any other type rounds the folded kernel to it.
-        emits: type of the spikes: that of the kernel, or torch.int8.
+        emits: type of the spikes; that of the kernel unless given. Where it is torch.int8 and
+            the kernel is not, the sums are float32: the input may be a picture.
     """
 
     weight: Tensor
@@ -41,8 +43,8 @@ class Folded(nn.Module):
             scale = weight.abs().amax((1, 2, 3)).clamp(min=1e-12) / 127
             weight = (weight / scale[:, None, None, None]).round()
         self.emits = emits or dtype
-        sees = dtype != self.emits  # pictures, as [C H W] in memory
-        order = torch.contiguous_format if sees else torch.channels_last
+        self.sees = self.emits == torch.int8 != dtype  # perhaps pictures, as [C H W] in memory
+        order = torch.contiguous_format if self.sees else torch.channels_last
         self.register_buffer("weight", weight.to(dtype).contiguous(memory_format=order))
         self.register_buffer("scale", scale)
         self.register_buffer("shift", shift)
@@ -57,10 +59,11 @@ class Folded(nn.Module):
         known, cell = (self.scale, self.shift), (*self.neuron.charge(), self.neuron.fire)
         stride = self.stride[0]
         if self.weight.dtype == torch.int8:
+            x = channels_last(x.to(torch.int8))  # integers in any case
             s: Tensor = project_lif(x, self.weight, *known, *cell, stride, self.pools)
-            return s
+            return s.to(self.emits)
         once = x[:1] if len(x) > 1 and x.stride(0) == 0 else x
-        if self.emits != self.weight.dtype:
+        if self.sees:
             s = sense_lif(once, self.weight, self.shift, *cell, len(x), stride, self.pools)
             return s
         y = conv(once.to(self.weight.dtype), self.weight, stride)
@@ -70,7 +73,7 @@ class Folded(nn.Module):
     def _apart(self, x: Shaped[Tensor, "T B C H W"]) -> Shaped[Tensor, "T B D h w"]:
         """Current, neuron and pool one by one; sums of integers are exact in float32."""
         kernel = self.weight
-        if kernel.dtype == torch.int8 or kernel.dtype != self.emits:
+        if kernel.dtype == torch.int8 or self.sees:
             x, kernel = x.to(kernel.dtype).float(), kernel.float()
         y = conv(x.to(kernel.dtype), kernel, self.stride[0])
         wide = y.to(torch.promote_types(y.dtype, torch.float32))
@@ -80,3 +83,21 @@ class Folded(nn.Module):
             frames = max_pool2d(s.flatten(0, 1), 3, 2, 1)
             s = frames.view(len(s), -1, *frames.shape[1:])
         return s.to(self.emits)
+
+
+class Exact(nn.Module):
+    """An attention in float32 between layers whose spikes are of another type.
+
+    Args:
+        attention: whose projections emit float32.
+        dtype: of the spikes that leave it.
+    """
+
+    def __init__(self, attention: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.attention, self.dtype = attention, dtype
+
+    def forward(self, x: Shaped[Tensor, "T B C H W"]) -> Shaped[Tensor, "T B C H W"]:
+        """Integers in, spikes out."""
+        s: Tensor = self.attention(x.float())
+        return s.to(self.dtype)

@@ -10,7 +10,7 @@ from saccade.attention import SpikingAttention
 from saccade.models import SpikingModel
 from saccade.models.transformer import SpikingTransformer
 from saccade.nn import Neuron, Projection
-from saccade.nn.folded import Folded
+from saccade.nn.folded import Exact, Folded
 
 PRODUCTS = {
     "float32": torch.float32,
@@ -28,7 +28,8 @@ def fuse(model: SpikingModel, products: str = "bfloat16") -> SpikingModel:
     current across the threshold: measure the accuracy. With "int8" the convolutions and linear maps
     take spikes and residual sums as the integers that they are, exactly, and round only weights;
     the first one, which sees the picture, and those whose channels 16 does not divide have
-    bfloat16 kernels.
+    bfloat16 kernels. An attention that needs floating point is float32 within, whatever the
+    products of its projections are.
 
     Args:
         model: in evaluation mode.
@@ -36,9 +37,9 @@ def fuse(model: SpikingModel, products: str = "bfloat16") -> SpikingModel:
 
     Raises:
         ValueError: for another name; a model in training mode, without projections, or with
-            neurons that are more than a constant charge; convolutions outside of projections,
-            unless products are "float32"; with "int8", an attention that needs floating point,
-            or more blocks than eight bits can add up.
+            neurons that are more than a constant charge; convolutions outside of projections and
+            attentions, unless products are "float32"; with "int8", more blocks than eight bits
+            can add up.
     """
     if products not in PRODUCTS:
         raise ValueError(f"unknown products {products!r}; {nearest(products, list(PRODUCTS))}")
@@ -48,16 +49,41 @@ def fuse(model: SpikingModel, products: str = "bfloat16") -> SpikingModel:
     if dtype == torch.int8:
         _check_integers(model)
     fused = deepcopy(model).requires_grad_(False)
+    exact = {} if dtype == torch.float32 else _exact(fused)
+    within = tuple(f"{path}." for path in exact)
     found = [(path, m) for path, m in fused.named_modules() if isinstance(m, Projection)]
     for n, (path, projection) in enumerate(found):
-        parent, _, name = path.rpartition(".")
-        folded = _folded(path, projection, dtype, sees_picture=n == 0)
-        fused.get_submodule(parent).register_module(name, folded)
+        emits = torch.float32 if path.startswith(within) else dtype
+        _put(fused, path, _folded(path, projection, dtype, emits, sees_picture=n == 0))
+    for path, attention in exact.items():
+        _put(fused, path, Exact(attention, dtype))
     _check_rest(fused, dtype)
     return fused
 
 
-def _folded(path: str, projection: Projection, dtype: torch.dtype, *, sees_picture: bool) -> Folded:
+def _put(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    model.get_submodule(parent).register_module(name, module)
+
+
+def _exact(model: nn.Module) -> dict[str, nn.Module]:
+    """Attentions that need floating point, by path; of one within another, the outer."""
+    found: dict[str, nn.Module] = {}
+    for path, module in model.named_modules():
+        inner = path.startswith(tuple(f"{outer}." for outer in found))
+        if isinstance(module, SpikingAttention) and not module.takes_integers and not inner:
+            found[path] = module
+    return found
+
+
+def _folded(
+    path: str,
+    projection: Projection,
+    dtype: torch.dtype,
+    emits: torch.dtype,
+    *,
+    sees_picture: bool,
+) -> Folded:
     neuron = projection.neuron
     if type(neuron).forward is not Neuron.forward or any(True for _ in neuron.parameters()):
         raise ValueError(
@@ -66,7 +92,7 @@ def _folded(path: str, projection: Projection, dtype: torch.dtype, *, sees_pictu
         )
     fits = projection.conv.in_channels % 16 == 0 and projection.conv.out_channels % 16 == 0
     kernel = torch.bfloat16 if dtype == torch.int8 and (sees_picture or not fits) else dtype
-    return Folded(projection, kernel, emits=dtype)
+    return Folded(projection, kernel, emits=emits)
 
 
 def _check_rest(fused: SpikingModel, dtype: torch.dtype) -> None:
@@ -75,8 +101,11 @@ def _check_rest(fused: SpikingModel, dtype: torch.dtype) -> None:
         raise ValueError(
             f"a {type(fused).__name__} has no projection to fuse; expected a spiking transformer"
         )
+    exact = {m for e in fused.modules() if isinstance(e, Exact) for m in e.modules()}
     for path, module in fused.named_modules():
-        if isinstance(module, nn.Conv1d | nn.Conv2d) and dtype != torch.float32:
+        if module in exact or dtype == torch.float32:
+            continue
+        if isinstance(module, nn.Conv1d | nn.Conv2d):
             raise ValueError(
                 f"{path} is a convolution outside of any projection and stays float32; expected "
                 "products='float32'"
@@ -89,9 +118,3 @@ def _check_integers(model: SpikingModel) -> None:
             f"got {model.config.depth} blocks, whose residual sums reach {most}; eight bits end at "
             "127, so expected at most 62 blocks, or products='bfloat16'"
         )
-    for path, module in model.named_modules():
-        if isinstance(module, SpikingAttention) and not module.takes_integers:
-            raise ValueError(
-                f"{path} ({type(module).__name__}) needs floating point, so its spikes cannot be "
-                "int8; expected products='bfloat16', or ssa attention"
-            )
