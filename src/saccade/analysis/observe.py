@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from saccade.attention import SpikingAttention
 from saccade.nn import Neuron, Projection, on_spikes
+from saccade.nn.folded import Folded
 
 Arrays = dict[str, np.ndarray]
 
@@ -49,7 +50,7 @@ def observe(
             hook.remove()
     spikes = {path: torch.cat(parts) for path, parts in trains.items() if parts}
     # neurons inside an attention may have heads and tokens for axes; projections have the grid
-    maps = {f"{p}.neuron" for p, m in model.named_modules() if isinstance(m, Projection)}
+    maps = {f"{p}.neuron" for p, m in model.named_modules() if isinstance(m, Projection | Folded)}
     arrays = _maps(mixers, inputs)
     return arrays | _rasters(spikes, neurons, layers) | _responses(spikes, maps, responses)
 

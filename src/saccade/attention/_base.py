@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from torch import Tensor, nn
 
 from saccade._registry import Part, Registry, nearest, split_part
@@ -13,6 +13,8 @@ from saccade._sources import Equation, Source
 from saccade.nn import Gate, Neuron, make_neuron
 
 ATTENTION: Registry[type["SpikingAttention"]] = Registry("attention")
+Tokens = Real[Tensor, "T B C H W"]
+"""Integers, of any type that holds them, or the currents of a gate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +80,7 @@ class SpikingAttention(nn.Module, ABC):
     site: Site
 
     @abstractmethod
-    def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B C H W"]:
+    def forward(self, x: Tokens) -> Tokens:
         """Mix information across time, channels or tokens."""
 
     @abstractmethod
@@ -125,7 +127,7 @@ class SpikingAttention(nn.Module, ABC):
         """
         return None
 
-    def scores(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B h N N"] | None:
+    def scores(self, x: Tokens) -> Float[Tensor, "T B h N N"] | None:
         """How loudly each token (row) hears each other (column); None where there is no map."""
         return None
 

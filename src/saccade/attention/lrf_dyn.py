@@ -20,7 +20,7 @@ from saccade._golden import GOLDEN, Arrays, Config, Golden
 from saccade._keymap import KeyMap
 from saccade._registry import one_of
 from saccade._sources import Equation
-from saccade.attention._base import ATTENTION, Site, SpikingAttention
+from saccade.attention._base import ATTENTION, Site, SpikingAttention, Tokens
 from saccade.attention.lrf_ssa import (
     LOCAL_KEYS,
     NDSA,
@@ -116,7 +116,7 @@ class LRFDyn(SpikingAttention):
         self.fire = site.fires(v_threshold=v_threshold)
         self.out = Projection(site.dim, site.dim, bias=True, neuron=site.neuron)
 
-    def forward(self, x: Maps) -> Maps:
+    def forward(self, x: Tokens) -> Tokens:
         """Integers in, spikes out."""
         out: Tensor = self.out(self.fire(self.mixing(self.token(x))))
         return out

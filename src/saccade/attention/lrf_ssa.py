@@ -25,7 +25,7 @@ from saccade._golden import GOLDEN, Arrays, Config, Golden
 from saccade._keymap import KeyMap
 from saccade._registry import one_of
 from saccade._sources import Equation, Source
-from saccade.attention._base import ATTENTION, Site, SpikingAttention
+from saccade.attention._base import ATTENTION, Site, SpikingAttention, Tokens
 from saccade.attention.ssa import mix
 from saccade.nn import LIF, LocalField, Projection, merge_heads, split_heads
 from saccade.nn.local import checked, fitted, taps
@@ -204,7 +204,7 @@ class LRFSSA(SpikingAttention):
         self.fire = site.fires(v_threshold=v_threshold)
         self.out = Projection(site.dim, site.dim, bias=True, neuron=site.neuron)
 
-    def forward(self, x: Maps) -> Maps:
+    def forward(self, x: Tokens) -> Tokens:
         """Integers in, spikes out."""
         out: Tensor = self.out(self.fire(self.mixing(self.q(x), self.k(x), self.v(x))))
         return out
@@ -220,7 +220,7 @@ class LRFSSA(SpikingAttention):
         """K^T V of each head, as in SSA: d * C."""
         return self.site.dim * self.site.dim // self.site.heads
 
-    def scores(self, x: Maps) -> Float[Tensor, "T B h N N"]:
+    def scores(self, x: Tokens) -> Float[Tensor, "T B h N N"]:
         """s Q K^T plus the local kernels, averaged over each head's channels; rows are queries.
 
         Kernels may be negative.

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from saccade._registry import one_of
 from saccade._sources import Equation, Source
-from saccade.attention._base import ATTENTION, Site, SpikingAttention
+from saccade.attention._base import ATTENTION, Site, SpikingAttention, Tokens
 from saccade.nn import DepthwiseConvolution, Projection, merge_heads, split_heads
 from saccade.ops import Op
 
@@ -144,7 +144,7 @@ class SASA(SpikingAttention):
         """The depthwise convolution, where it stands in the MLP or the stem."""
         return DWC[one_of("dwc", options.get("dwc", "parallel"), DWC)]
 
-    def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B C H W"]:
+    def forward(self, x: Tokens) -> Tokens:
         """Integers in, spikes out."""
         q, k = (split_heads(p(x), self.site.heads) for p in (self.q, self.k))
         mask = self.fire(aggregate_spikes(q, k, self.aggregate, self.scale))

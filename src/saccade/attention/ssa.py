@@ -12,12 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Float, Real
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from saccade._keymap import KeyMap
 from saccade._sources import Equation
-from saccade.attention._base import ATTENTION, Site, SpikingAttention
+from saccade.attention._base import ATTENTION, Site, SpikingAttention, Tokens
 from saccade.nn import Projection, merge_heads, split_heads
 from saccade.nn.stems import SPIKFORMER
 from saccade.ops import Fire, Op, lif, ssa_numba
@@ -26,7 +26,6 @@ from saccade.ops._triton import AVAILABLE, MISSING
 from saccade.ops.lif.exact import inexact
 
 Heads = Float[Tensor, "T B h N d"]
-Tokens = Real[Tensor, "T B C H W"]
 
 
 def _mix_reference(q: Heads, k: Heads, v: Heads, scale: float) -> Heads:
@@ -230,7 +229,8 @@ class SSA(SpikingAttention):
     def scores(self, x: Tokens) -> Float[Tensor, "T B h N N"]:
         """Q K^T s: non-negative, rows are queries."""
         q, k = (split_heads(p(x), self.site.heads) for p in (self.q, self.k))
-        scores: Tensor = self.query(q) @ k.mT * self.scale
+        q, exact = self.query(q), torch.promote_types(q.dtype, torch.float32)
+        scores: Tensor = q.to(exact) @ k.mT.to(exact) * self.scale
         return scores
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from saccade._keymap import KeyMap
 from saccade._registry import Part, nearest, split_part
 from saccade._sources import Equation, Source
-from saccade.attention._base import ATTENTION, Site, SpikingAttention, install
+from saccade.attention._base import ATTENTION, Site, SpikingAttention, Tokens, install
 from saccade.nn import Neuron
 
 PAPER = Source(
@@ -166,7 +166,7 @@ class TIM(SpikingAttention):
         self.site, self.kernel = site, kernel
         self.inner = install(site, {"name": name, **defaults, **options, "query": interaction})
 
-    def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B C H W"]:
+    def forward(self, x: Tokens) -> Tokens:
         """Integers in, spikes out."""
         y: Tensor = self.inner(x)
         return y
@@ -180,7 +180,7 @@ class TIM(SpikingAttention):
         """That of the inner attention."""
         return self.inner.state()
 
-    def scores(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B h N N"] | None:
+    def scores(self, x: Tokens) -> Float[Tensor, "T B h N N"] | None:
         """Those of the inner attention."""
         return self.inner.scores(x)
 

@@ -5,9 +5,8 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
-from saccade.nn.layers import Projection
+from saccade.nn.layers import Projection, per_frame
 from saccade.ops import affine_lif, conv, project_lif, sense_lif
-from saccade.ops._triton import channels_last
 
 
 class Folded(nn.Module):
@@ -53,35 +52,36 @@ class Folded(nn.Module):
         self.dilation, self.groups, self.out_channels = layer.dilation, layer.groups, len(weight)
 
     def forward(self, x: Shaped[Tensor, "T B C H W"]) -> Shaped[Tensor, "T B D h w"]:
-        """Integers or reals in, spikes out."""
+        """Integers or reals in, spikes out. Only what comes as int8 meets 8-bit weights as such."""
         if self.neuron.unfusable():
             return self._apart(x)
         known, cell = (self.scale, self.shift), (*self.neuron.charge(), self.neuron.fire)
-        stride = self.stride[0]
-        if self.weight.dtype == torch.int8:
-            x = channels_last(x.to(torch.int8))  # integers in any case
-            s: Tensor = project_lif(x, self.weight, *known, *cell, stride, self.pools)
+        kernel, stride = self.weight, self.stride[0]
+        if x.dtype == kernel.dtype == torch.int8:
+            s: Tensor = project_lif(x, kernel, *known, *cell, stride, self.pools)
             return s.to(self.emits)
         once = x[:1] if len(x) > 1 and x.stride(0) == 0 else x
         if self.sees:
-            s = sense_lif(once, self.weight, self.shift, *cell, len(x), stride, self.pools)
+            s = sense_lif(once, kernel, self.shift, *cell, len(x), stride, self.pools)
             return s
-        y = conv(once.to(self.weight.dtype), self.weight, stride)
+        kernel = kernel.float() if kernel.dtype == torch.int8 else kernel
+        y = conv(once.to(kernel.dtype), kernel, stride)
         s = affine_lif(y, *known, *cell, len(x), self.pools, self.emits)
         return s
 
     def _apart(self, x: Shaped[Tensor, "T B C H W"]) -> Shaped[Tensor, "T B D h w"]:
         """Current, neuron and pool one by one; sums of integers are exact in float32."""
         kernel = self.weight
+        if self.sees:
+            x = x.to(kernel.dtype)
         if kernel.dtype == torch.int8 or self.sees:
-            x, kernel = x.to(kernel.dtype).float(), kernel.float()
+            x, kernel = x.float(), kernel.float()
         y = conv(x.to(kernel.dtype), kernel, self.stride[0])
         wide = y.to(torch.promote_types(y.dtype, torch.float32))
         current = wide * self.scale[:, None, None] + self.shift[:, None, None]
         s: Tensor = self.neuron(current)
         if self.pools:
-            frames = max_pool2d(s.flatten(0, 1), 3, 2, 1)
-            s = frames.view(len(s), -1, *frames.shape[1:])
+            s = per_frame(lambda frames: max_pool2d(frames, 3, 2, 1), s)
         return s.to(self.emits)
 
 
@@ -89,7 +89,7 @@ class Exact(nn.Module):
     """An attention in float32 between layers whose spikes are of another type.
 
     Args:
-        attention: whose projections emit float32.
+        attention: whose projections take integers of any type and emit float32.
         dtype: of the spikes that leave it.
     """
 
@@ -99,5 +99,5 @@ class Exact(nn.Module):
 
     def forward(self, x: Shaped[Tensor, "T B C H W"]) -> Shaped[Tensor, "T B C H W"]:
         """Integers in, spikes out."""
-        s: Tensor = self.attention(x.float())
+        s: Tensor = self.attention(x)
         return s.to(self.dtype)

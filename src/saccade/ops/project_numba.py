@@ -89,14 +89,20 @@ def project(
 
 def _laid(weight: Tensor) -> Tensor:
     """Kernels [N K k k] as `saccade.kernels.cpu_project` reads them; made anew when they change."""
+    if weight.is_inference():  # nobody knows when they change
+        return _lay(weight)
     if weight not in _LAID or _LAID[weight][1] != weight._version:
-        wide, N = 4 * LANES, len(weight)
-        matrix = pad(weight.permute(2, 3, 1, 0).flatten(0, 2), (0, -N % LANES)).to(torch.int16)
-        cut = matrix[:, : N // wide * wide], matrix[:, N // wide * wide :]
-        parts = (
-            z.reshape(len(z), z.shape[1] // size, size).transpose(0, 1).flatten()
-            for z, size in zip(cut, (wide, LANES), strict=True)
-        )
-        _LAID[weight] = torch.cat(list(parts)), weight._version
+        _LAID[weight] = _lay(weight), weight._version
     laid: Tensor = _LAID[weight][0]
     return laid
+
+
+def _lay(weight: Tensor) -> Tensor:
+    wide, N = 4 * LANES, len(weight)
+    matrix = pad(weight.permute(2, 3, 1, 0).flatten(0, 2), (0, -N % LANES)).to(torch.int16)
+    cut = matrix[:, : N // wide * wide], matrix[:, N // wide * wide :]
+    parts = (
+        z.reshape(len(z), z.shape[1] // size, size).transpose(0, 1).flatten()
+        for z, size in zip(cut, (wide, LANES), strict=True)
+    )
+    return torch.cat(list(parts))

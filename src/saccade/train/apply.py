@@ -88,7 +88,8 @@ def in_words(result: dict[str, Any]) -> list[str]:
     lines: list[str] = []
     for found in (result, result["fused"]) if "fused" in result else (result,):
         if "products" in found:
-            lines.append(f"{found['products']} products change {found['answers_changed']} answers")
+            changed = f"{found['answers_changed']} of {result['test_images']} answers"
+            lines.append(f"{found['products']} products change {changed}")
         rates = found["firing_rates"].values()
         right, rate = f"[bold]{found['test_accuracy']:.2%}[/]", sum(rates) / len(rates)
         lines += [

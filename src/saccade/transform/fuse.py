@@ -28,8 +28,8 @@ def fuse(model: SpikingModel, products: str = "bfloat16") -> SpikingModel:
     current across the threshold: measure the accuracy. With "int8" the convolutions and linear maps
     take spikes and residual sums as the integers that they are, exactly, and round only weights;
     the first one, which sees the picture, and those whose channels 16 does not divide have
-    bfloat16 kernels. An attention that needs floating point is float32 within, whatever the
-    products of its projections are.
+    bfloat16 kernels. An attention that needs floating point is float32 within; where it hands real
+    numbers to a projection, these meet the rounded weights in float32.
 
     Args:
         model: in evaluation mode.
