@@ -72,18 +72,23 @@ def main(library: str, version: str, args: argparse.Namespace, tasks: dict[str, 
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True
     call = tasks[args.task](args)
-    step, parameters = (_model if args.task == "spikformer" else _layer)(call, args)
+    step, facts = (_model if args.task == "spikformer" else _layer)(call, args)
     for _ in range(args.warmup):
         step()
     seconds = [_sample(step, args.device) for _ in range(args.n)]
-    sys.stdout.write(json.dumps(_report(library, version, args, seconds, parameters)) + "\n")
+    sys.stdout.write(json.dumps(_report(library, version, args, seconds, facts)) + "\n")
     return 0
 
 
-def _model(call: nn.Module, args: argparse.Namespace) -> tuple[Callable[[], None], int]:
+def _model(
+    call: nn.Module, args: argparse.Namespace
+) -> tuple[Callable[[], None], dict[str, float]]:
     model: nn.Module = getattr(call, "model", call)
-    model.train(args.mode == "train")
     x = torch.randn(args.batch, 3, args.size, args.size, device=args.device)
+    facts: dict[str, float] = {"parameters": sum(p.numel() for p in model.parameters())}
+    if args.mode == "infer":
+        facts["firing_rate"] = _settle(call, x)
+    model.train(args.mode == "train")
     y = torch.randint(args.classes, (args.batch,), device=args.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
 
@@ -98,13 +103,31 @@ def _model(call: nn.Module, args: argparse.Namespace) -> tuple[Callable[[], None
         with torch.no_grad(), _cast(args):
             call(x)
 
-    parameters = sum(p.numel() for p in model.parameters())
-    return train if args.mode == "train" else infer, parameters
+    return train if args.mode == "train" else infer, facts
+
+
+@torch.no_grad()
+def _settle(call: nn.Module, x: Tensor) -> float:
+    """Take the statistics of all norms from a batch; the mean rate of its neurons with them.
+
+    With those that it was made with, an untrained model is silent behind its first layer.
+    """
+    for norm in call.modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            norm.momentum = 1.0
+    call.train()(x)
+    rates: list[float] = []
+    nodes = [m for m in call.modules() if hasattr(m, "v_threshold")]
+    hooks = [m.register_forward_hook(lambda m, a, y: rates.append(float(y.mean()))) for m in nodes]
+    call.eval()(x)
+    for hook in hooks:
+        hook.remove()
+    return statistics.mean(rates)
 
 
 def _layer(
     call: Callable[[Tensor], Tensor], args: argparse.Namespace
-) -> tuple[Callable[[], None], int]:
+) -> tuple[Callable[[], None], dict[str, float]]:
     x = torch.randn(args.T, args.elements, device=args.device, dtype=PRECISIONS[args.precision])
     ones = torch.ones_like(x)
 
@@ -116,7 +139,7 @@ def _layer(
         with torch.no_grad():
             call(x)
 
-    return train if args.mode == "train" else infer, 0
+    return train if args.mode == "train" else infer, {}
 
 
 def _cast(args: argparse.Namespace) -> AbstractContextManager[object]:
@@ -140,7 +163,11 @@ def _sample(step: Callable[[], None], device: str) -> float:
 
 
 def _report(
-    library: str, version: str, args: argparse.Namespace, seconds: list[float], parameters: int
+    library: str,
+    version: str,
+    args: argparse.Namespace,
+    seconds: list[float],
+    facts: dict[str, float],
 ) -> dict:
     done = args.batch if args.task == "spikformer" else args.T * args.elements
     sizes = ("T", "batch", "dim", "depth", "heads", "size", "patch", "classes")
@@ -154,8 +181,8 @@ def _report(
         "spread": [done / max(seconds), done / min(seconds)],
         "n": len(seconds),
         "seconds": seconds,
-        "sizes": {k: getattr(args, k) for k in (sizes if parameters else ("T", "elements"))},
-        "parameters": parameters,
+        "sizes": {k: getattr(args, k) for k in (sizes if facts else ("T", "elements"))},
+        **facts,
         "versions": {
             library: version,
             "torch": torch.__version__,
