@@ -1,5 +1,9 @@
 """Kernels are compiled side by side before their first launch; none is launched meanwhile."""
 
+import threading
+import time
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -10,14 +14,27 @@ pytest.importorskip("triton", reason="Triton is not installed: there are no kern
 
 
 class Kernel:
-    """Stands for a compiled one, or for the promise of one."""
+    """Stands for a compiled one."""
 
     def __init__(self) -> None:
-        self.loaded = 0
+        self.loaded, self.threads = 0, set[int]()
+        self.src, self.metadata = self, None
 
     @property
     def run(self) -> None:
+        assert not BUILDING, "Python may mix up modules of one name that are loaded together"
         self.loaded += 1
+        self.threads.add(threading.get_ident())
+
+
+BUILDING: set[Kernel] = set()
+
+
+def launcher(kernel: Kernel, metadata: None) -> None:
+    """Stands for Triton's, which compiles and loads a C module for a kernel."""
+    BUILDING.add(kernel)
+    time.sleep(0.01)
+    BUILDING.discard(kernel)
 
 
 class Promise:
@@ -51,6 +68,8 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> torch.device:
     """A machine that has a GPU, as far as `rehearse` asks."""
     monkeypatch.setattr(_triton, "INTERPRETED", False)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    driver = SimpleNamespace(active=SimpleNamespace(launcher_cls=launcher))
+    monkeypatch.setattr("triton.runtime.driver", driver)
     return torch.device("cuda", 0)
 
 
@@ -83,6 +102,18 @@ def test_both_passes_are_compiled_and_loaded_once_and_not_launched(cuda: torch.d
     doubled(source, seen)(x)
     assert source.launched == 1
     assert len(source.asked) == 2
+
+
+def test_kernels_are_loaded_one_by_one_behind_all_that_is_compiled(cuda: torch.device):
+    sources = [Source() for _ in range(9)]
+
+    def run() -> None:
+        for source in sources:
+            _triton.launch(source, (1,))
+
+    _triton.rehearse(run, nn.Identity(), cuda)
+    assert [source.kernel.loaded for source in sources] == [1] * 9
+    assert {t for s in sources for t in s.kernel.threads} == {threading.get_ident()}
 
 
 def test_what_fails_inside_is_raised_and_statistics_and_launches_are_as_before(cuda: torch.device):

@@ -7,7 +7,7 @@ so they are tested where there is no GPU.
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextvars import ContextVar
 from functools import wraps
 from importlib.util import find_spec
@@ -64,10 +64,11 @@ def rehearse(run: Callable[[], object], model: nn.Module, device: torch.device) 
     if device.type != "cuda" or not AVAILABLE or INTERPRETED:
         return
     from triton import AsyncCompileMode
+    from triton.runtime import driver
 
-    def ready(kernel: Any) -> None:
+    def build(kernel: Any) -> None:
         torch.cuda.set_device(device)
-        _ = kernel.run  # loads it, and builds what launches it
+        driver.active.launcher_cls(kernel.src, kernel.metadata)
 
     kernels: list[Any] = []
     kept = {buffer: buffer.clone() for buffer in model.buffers()}
@@ -81,7 +82,25 @@ def rehearse(run: Callable[[], object], model: nn.Module, device: torch.device) 
             for buffer, before in kept.items():
                 buffer.copy_(before)
         compiled = [k.result() if hasattr(k, "result") else k for k in kernels]
-        list(pool.map(ready, {id(k): k for k in compiled}.values()))
+        _load(compiled, build, pool)
+
+
+def _load(kernels: list[Any], build: Callable[[Any], None], pool: Executor) -> None:
+    """Load kernels and the C functions that launch them, which Triton may compile for each.
+
+    Only compiling is done side by side, and what is loaded thereby is thrown away: all these
+    modules bear one name, and where two are loaded at the same time Python can give one the
+    function of the other.
+
+    Args:
+        kernels: compiled; some may be the same.
+        build: compiles what launches a kernel into Triton's cache of files.
+        pool: of threads.
+    """
+    distinct = {id(k): k for k in kernels}.values()
+    list(pool.map(build, distinct))
+    for kernel in distinct:
+        _ = kernel.run
 
 
 class Kernels:
