@@ -9,8 +9,8 @@ import os
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextvars import ContextVar
-from functools import wraps
 from importlib.util import find_spec
+from inspect import signature
 from typing import Any, cast
 
 import torch
@@ -103,6 +103,25 @@ def _load(kernels: list[Any], build: Callable[[Any], None], pool: Executor) -> N
         _ = kernel.run
 
 
+class _Traced:
+    """Runs a function so that `launch` shows its kernels to torch.
+
+    An object, as torch would look for kernels in the source of a function: it finds none behind
+    `launch`, and imports all of torch.compile for it, a second of every start.
+    """
+
+    def __init__(self, run: Callable[..., Any]) -> None:
+        self.run = run
+        self.__signature__, self.__globals__ = signature(run), run.__globals__  # for its schema
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        token = _TRACED.set(not INTERPRETED)
+        try:
+            return self.run(*args, **kwargs)
+        finally:
+            _TRACED.reset(token)
+
+
 class Kernels:
     """A function that launches kernels, with its gradient: an operator, and cheap to call.
 
@@ -125,15 +144,7 @@ class Kernels:
         differentiate: Callable[..., Any] | None = None,
         mutates: tuple[str, ...] = (),
     ) -> None:
-        @wraps(run)
-        def traced(*args: Any, **kwargs: Any) -> Any:
-            token = _TRACED.set(not INTERPRETED)
-            try:
-                return run(*args, **kwargs)
-            finally:
-                _TRACED.reset(token)
-
-        op = library.triton_op(f"saccade::{name}", traced, mutates_args=mutates)
+        op = library.triton_op(f"saccade::{name}", _Traced(run), mutates_args=mutates)
         self.op = cast(Any, op)
         self.eager: Callable[..., Any] = run
         if keep is not None and differentiate is not None:
