@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
-import saccade
+from saccade.train import save_weights
+from saccade.train.apply import open_run
 
 KEPT = ("recipe.yaml", "log.jsonl", "metrics.json")
 MOST = 15_000_000
@@ -70,16 +70,11 @@ def summary(found: list[dict[str, Any]], seeds: list[int], command: str) -> dict
 
 def keep_weights(run: Path, out: Path) -> None:
     """weights-1-of-N.safetensors and so on, of what `saccade.load` reads from the run."""
-    state = saccade.load(run).state_dict()
-    parts: list[dict[str, torch.Tensor]] = [{}]
-    for name, tensor in state.items():
-        value = tensor.to(torch.bfloat16) if tensor.dim() > 1 else tensor
-        held = sum(t.nbytes for t in parts[-1].values())
-        if held + value.nbytes > MOST:
-            parts.append({})
-        parts[-1][name] = value.contiguous()
-    for n, part in enumerate(parts, 1):
-        save_file(part, out / f"weights-{n}-of-{len(parts)}.safetensors")
+    model, data = open_run(run)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data = parameter.data.to(torch.bfloat16)
+    save_weights(out / "weights.safetensors", model, data, most=MOST)
 
 
 def main() -> int:

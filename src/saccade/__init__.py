@@ -18,15 +18,15 @@ def load(run_or_file: str | Path) -> SpikingModel:
     """A trained model, in evaluation mode.
 
     Args:
-        run_or_file: the folder of a run, or a .safetensors file that saccade wrote.
+        run_or_file: the folder of a run or of a record with its weights, or a .safetensors file
+            that saccade wrote.
 
     Raises:
         ValueError: for a missing, truncated or foreign file.
     """
-    from saccade.train.checkpoint import WEIGHTS, load_model
+    from saccade.train.checkpoint import load_model
 
-    path = Path(run_or_file)
-    return load_model(path / WEIGHTS if path.is_dir() else path)[0]
+    return load_model(Path(run_or_file))[0]
 
 
 def streaming(model: SpikingModel) -> Streaming:

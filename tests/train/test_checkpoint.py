@@ -175,3 +175,41 @@ def test_the_header_holds_the_whole_model_and_no_numbers_that_are_not_json(tmp_p
     assert stored["model"]["name"] == "spikformer"
     assert stored["model"]["config"]["image_size"] == [8, 8]
     assert stored["position"]["loss_sum"] == 0.1 + 0.2
+
+
+def save_in_parts(folder: Path, **changes: Any) -> saccade.models.SpikingModel:
+    folder.mkdir(exist_ok=True)
+    model = build(**changes)
+    size = sum(t.nbytes for t in model.state_dict().values())
+    save_weights(folder / "weights.safetensors", model, {"part": {"name": "x"}}, most=size // 3)
+    return model
+
+
+def test_weights_in_parts_are_small_and_load_from_their_folder_or_any_of_them(tmp_path: Path):
+    model = save_in_parts(tmp_path)
+    files = sorted(tmp_path.iterdir())
+    n = len(files)
+    assert n > 2
+    assert [f.name for f in files] == [f"weights-{i + 1}-of-{n}.safetensors" for i in range(n)]
+    for path in (tmp_path, *files):
+        loaded, data = load_model(path)
+        assert data == {"part": {"name": "x"}}
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(loaded.state_dict()[name], tensor)
+
+
+def test_a_missing_part_is_named(tmp_path: Path):
+    save_in_parts(tmp_path)
+    lost = sorted(tmp_path.iterdir())[1]
+    lost.unlink()
+    with pytest.raises(ValueError, match=f"no checkpoint at .*{lost.name}"):
+        saccade.load(tmp_path)
+
+
+def test_parts_of_different_weights_are_not_mixed(tmp_path: Path):
+    save_in_parts(tmp_path / "a")
+    save_in_parts(tmp_path / "b", T=3)
+    stray = sorted((tmp_path / "b").iterdir())[1]
+    stray.replace(tmp_path / "a" / stray.name)
+    with pytest.raises(ValueError, match="part of other weights"):
+        saccade.load(tmp_path / "a")

@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 
 from saccade.data import load_data, normalise, read_image, unit
 from saccade.models import SpikingModel
-from saccade.train.checkpoint import WEIGHTS, load_model
+from saccade.train.checkpoint import load_model
 from saccade.train.evaluate import evaluate
 from saccade.train.outcome import hardware, versions
 from saccade.train.streamed import source_of
@@ -24,7 +24,7 @@ def open_run(run: Path) -> tuple[SpikingModel, dict[str, Any]]:
     Raises:
         ValueError: where there is none, or no data is described beside the weights.
     """
-    model, data = load_model(run / WEIGHTS if run.is_dir() else run)
+    model, data = load_model(run)
     if not data:
         raise ValueError(
             f"{run} holds a converted model, which knows no data set; load it with saccade.load "

@@ -4,9 +4,13 @@
 "optim/", averaged weights (if there are any) under "average/", and everything else as JSON in the
 header, so that a run killed at any moment finds either the old state or the new one.
 `state.json` repeats the header; it is never read back.
+
+Weights alone may lie in parts, `weights-1-of-2.safetensors` and so on, each with the header.
 """
 
 import json
+import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,7 @@ from saccade.train.files import write_atomically, write_json
 
 WEIGHTS, STATE = "last.safetensors", "state.json"
 _OPTIM, _AVERAGE = "optim/", "average/"
+_PART = re.compile(r"(.+)-(\d+)-of-(\d+)\.safetensors")
 
 
 @dataclass(kw_only=True)
@@ -51,9 +56,27 @@ class Header:
     devices: int = 1
 
 
-def save_weights(path: Path, model: SpikingModel, data: dict[str, Any]) -> None:
-    """A file of weights alone, which `saccade.load` reads."""
-    _write(path, model.state_dict(), Header(model=describe(model), data=data))
+def save_weights(
+    path: Path, model: SpikingModel, data: dict[str, Any], *, most: int | None = None
+) -> None:
+    """A file of weights alone, which `saccade.load` reads.
+
+    Args:
+        path: of the file.
+        model: whose weights they are.
+        data: what is known of the data it was trained on.
+        most: bytes of tensors in one file; where there are more they lie in parts,
+            NAME-1-of-N.safetensors and so on. A single tensor is not divided.
+    """
+    parts: list[dict[str, Tensor]] = [{}]
+    for name, tensor in model.state_dict().items():
+        held = sum(t.nbytes for t in parts[-1].values())
+        if most is not None and parts[-1] and held + tensor.nbytes > most:
+            parts.append({})
+        parts[-1][name] = tensor
+    for n, part in enumerate(parts, 1):
+        name = path.name if len(parts) == 1 else f"{path.stem}-{n}-of-{len(parts)}.safetensors"
+        _write(path.with_name(name), part, Header(model=describe(model), data=data))
 
 
 @dataclass(kw_only=True)
@@ -160,8 +183,14 @@ def read_run(run: Path) -> Saved | None:
 def load_model(path: Path) -> tuple[SpikingModel, dict[str, Any]]:
     """The model of a weights file, and what is known of its data; see `saccade.load`.
 
+    Args:
+        path: of the file, of any of its parts, or of a folder: of a run, or of weights in parts.
+
     Where weights were averaged, these are what is loaded.
     """
+    if path.is_dir():
+        parts = [] if (path / WEIGHTS).exists() else sorted(path.glob("*-1-of-*.safetensors"))
+        path = parts[0] if parts else path / WEIGHTS
     header, tensors = read(path)
     model = rebuild(header.model)
     _load_weights(model, _averaged(tensors) or _weights(tensors), path)
@@ -169,11 +198,33 @@ def load_model(path: Path) -> tuple[SpikingModel, dict[str, Any]]:
 
 
 def read(path: Path) -> tuple[Header, dict[str, Tensor]]:
-    """Header and tensors of one of our files.
+    """Header and tensors of one of our files, with those of the other parts where it is one.
 
     Raises:
-        ValueError: for a missing, truncated or foreign file.
+        ValueError: for a missing, truncated or foreign file, and for parts that are not of one.
     """
+    found, tensors = None, dict[str, Tensor]()
+    for part in _parts(path):
+        header, held = _read(part)
+        if found not in (None, header) or tensors.keys() & held.keys():
+            raise ValueError(f"{part} is a part of other weights than {path}")
+        found, tensors = header, tensors | held
+    assert found is not None
+    return found, tensors
+
+
+def _parts(path: Path) -> Iterator[Path]:
+    """The files of which this is one."""
+    named = _PART.fullmatch(path.name)
+    if named is None:
+        yield path
+        return
+    name, _, n = named.groups()
+    for i in range(1, max(1, int(n)) + 1):
+        yield path.with_name(f"{name}-{i}-of-{n}.safetensors")
+
+
+def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
     if not path.is_file():
         raise ValueError(f"no checkpoint at {path}")
     try:

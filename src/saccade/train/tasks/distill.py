@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
 
 from saccade.models import SpikingModel
-from saccade.train.checkpoint import WEIGHTS, load_model
+from saccade.train.checkpoint import load_model
 from saccade.train.tasks._base import TASK, Batch, Task, check_share, count_correct
 
 _LOW = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -25,7 +25,7 @@ class _Taught(Task):
             raise ValueError("got no teacher, expected the folder of a run or a weights file")
         path = Path(teacher).expanduser()
         self.alpha, self.label_smoothing, self.path = alpha, label_smoothing, path
-        self.teacher, self.data = load_model(path / WEIGHTS if path.is_dir() else path)
+        self.teacher, self.data = load_model(path)
         self.teacher.requires_grad_(False)
 
     def prepare(self, model: SpikingModel) -> None:
