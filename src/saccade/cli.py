@@ -17,6 +17,7 @@ from rich.markup import escape
 from saccade._flags import FLAGS
 from saccade.train.files import free_folder
 from saccade.train.launch import LOST, Lost, follow, launched, rank, size_of
+from saccade.train.live import Live
 
 out, err = Console(), Console(stderr=True)
 log = logging.getLogger("saccade")
@@ -89,7 +90,6 @@ def _train_one(a: Arguments, recipe: Any, run: Path) -> dict[str, Any] | None:
     from saccade.train import Interrupted
     from saccade.train import train as train_recipe
     from saccade.train.allocator import keep_freed_memory
-    from saccade.train.live import Live
     from saccade.train.logs import check_logs, told
 
     keep_freed_memory()
@@ -231,7 +231,9 @@ def evaluate(a: Arguments) -> int:
     from saccade.train.apply import evaluate_run, in_words
 
     keep_freed_memory()
-    result = evaluate_run(Path(a.run), data_root=a.data_root, device=a.device, products=a.products)
+    options = {name: getattr(a, name) for name in ("data_root", "device", "products")}
+    with Live(err, "test") as live:
+        result = evaluate_run(Path(a.run), tell=live.test, **options)
     if a.json:
         return _as_json(result)
     for line in in_words(result):

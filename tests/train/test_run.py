@@ -205,7 +205,9 @@ def test_every_picture_is_counted_however_many_batches_there_are(
     pictures = Pictures.of(data.test, data, next(model.parameters()).device)
     whole = evaluate(model, pictures)
     monkeypatch.setattr(module, "_BATCH", 5)
-    parts = evaluate(model, pictures)
+    told: list[tuple[int, int]] = []
+    parts = evaluate(model, pictures, tell=lambda shown, of: told.append((shown, of)))
+    assert told == [(5, 12), (10, 12), (12, 12)]
     assert parts["accuracy"] == whole["accuracy"]
     assert np.array_equal(parts["confusion"], whole["confusion"])
     assert parts["recording"].mean_rates() == pytest.approx(whole["recording"].mean_rates())

@@ -1,6 +1,6 @@
 """A trained model at work: test it again, or ask it about pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ def evaluate_run(
     data_root: str | None = None,
     device: str = "auto",
     products: str | None = None,
+    tell: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Accuracy, firing rates, operations and energy on the test set of the run's data.
 
@@ -48,6 +49,7 @@ def evaluate_run(
         device: "auto", "cpu", "cuda" or "mps".
         products: of `saccade.transform.fuse`; adds "fused", the same of the fused model, and how
             many "answers_changed".
+        tell: is told how many pictures were shown, and of how many; twice with `products`.
 
     Raises:
         ValueError: for a run, data or products that cannot be used.
@@ -64,10 +66,10 @@ def evaluate_run(
     model.to(fabric.device).eval()
     fused = None if products is None else fuse(model, products)
     source = source_of(data.test, data, fabric.device, None)
-    result = evaluate(model, source, fabric=fabric)
+    result = evaluate(model, source, fabric=fabric, tell=tell)
     measured = {"dataset": data.name, "test_images": len(data.test)} | _measured(result)
     if fused is not None:
-        again = evaluate(fused, source)
+        again = evaluate(fused, source, tell=tell)
         changed = int((again["answers"] != result["answers"]).sum())
         measured["fused"] = {"products": products, "answers_changed": changed} | _measured(again)
     return measured | {"versions": versions(), "hardware": hardware(fabric.device)}

@@ -1,5 +1,6 @@
 """A whole split, shown once: each device takes its share of the batches, and sums are of all."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from itertools import chain, islice
 from typing import Any
@@ -20,7 +21,11 @@ _BATCH = 256
 
 
 def evaluate(
-    model: SpikingModel, source: Source, *, fabric: Fabric | None = None
+    model: SpikingModel,
+    source: Source,
+    *,
+    fabric: Fabric | None = None,
+    tell: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Accuracy, loss, confusion and everything that `record` counts, over a whole split.
 
@@ -28,6 +33,7 @@ def evaluate(
         model: whole, not spread over devices.
         source: the split.
         fabric: whose devices share the work; every process must call this.
+        tell: is told after each batch how far in the split it stood, and how long the split is.
 
     Returns:
         the same on every device: "accuracy", "loss", "confusion" [K K] (row: class, column:
@@ -47,6 +53,8 @@ def evaluate(
             with fabric.autocast() if fabric else nullcontext():
                 steps = predict(model, batch.x).float().cpu()
             table[:, place] = _columns(steps, batch.y.cpu())
+            if tell:
+                tell(place.stop, N)
     if fabric and share.world > 1:
         table = summed(fabric, table)
         first, *others = gathered(fabric, seen)

@@ -9,7 +9,7 @@ from saccade.train.checkpoint import Position
 
 
 class Live:
-    """Shows training on a rich console.
+    """Shows training and testing on a rich console.
 
     Use it as a context, so that the bar is taken away however the run ends.
     """
@@ -39,6 +39,10 @@ class Live:
         rate = position.seen / max(position.epoch_seconds, 1e-9)
         status = f"epoch {position.epoch + 1}  loss {loss:.3f}  {rate:,.0f} img/s"
         self.bar.update(self.task, completed=position.step, total=steps, status=status)
+
+    def test(self, shown: int, of: int) -> None:
+        """Move the bar of the test."""
+        self.bar.update(self.task, completed=shown, total=of, status=f"{shown} of {of} tested")
 
     def epoch(self, line: dict[str, Any]) -> None:
         """One line an epoch."""

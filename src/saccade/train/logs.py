@@ -75,6 +75,10 @@ class Told:
         """For the first alone."""
         self.progress.step(position, steps, loss)
 
+    def test(self, shown: int, of: int) -> None:
+        """For the first alone."""
+        self.progress.test(shown, of)
+
     def epoch(self, line: dict[str, Any]) -> None:
         """For all of them."""
         self.progress.epoch(line)

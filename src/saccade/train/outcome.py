@@ -27,7 +27,8 @@ def finish(session: Session, data: ImageData, workers: int | None = None) -> dic
     """Test the trained model, once, and write what came of it."""
     s, device = session, session.fabric.device
     model = _gather_model(s)
-    result = evaluate(model, source_of(data.test, data, device, workers), fabric=s.fabric)
+    source = source_of(data.test, data, device, workers)
+    result = evaluate(model, source, fabric=s.fabric, tell=s.progress.test)
     metrics = _metrics(s, data, result)
     if s.fabric.is_global_zero:
         chosen = _samples(result, data)

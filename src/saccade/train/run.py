@@ -51,6 +51,9 @@ class Silent:
     def epoch(self, line: dict[str, Any]) -> None:
         """Nothing."""
 
+    def test(self, shown: int, of: int) -> None:
+        """Nothing."""
+
 
 def train(
     recipe: Recipe,

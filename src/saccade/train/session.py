@@ -26,6 +26,9 @@ class Progress(Protocol):
     def epoch(self, line: dict[str, Any]) -> None:
         """One epoch ended; `line` is what the log keeps."""
 
+    def test(self, shown: int, of: int) -> None:
+        """So many pictures of the test set were shown."""
+
 
 @dataclass(kw_only=True)
 class Session:
