@@ -188,7 +188,7 @@ class _Watch:
             self.fired = True
             if path not in self.trains:
                 self.seen.slots[path] = self.seen.slots.get(path, 0) + spikes[0].numel()
-            train = spikes.flatten(1).sum(1, dtype=torch.float64).cpu()
+            train = _sum(spikes, tuple(range(1, spikes.dim())), most=1).cpu()
             self.trains.setdefault(path, []).append(train)
 
         return hear
@@ -197,15 +197,16 @@ class _Watch:
         def hook(module: Layer, args: Any, out: Tensor | None) -> None:
             linear = isinstance(module, nn.Linear)
             x = args[0].detach().flatten(0, -2 if linear else -4)
-            count = self._count(path, "linear" if linear else "conv", x)
+            given = _look(x)
+            count = self._count(path, "linear" if linear else "conv", given)
             dense = float(_outputs(module, x, out)) * module.weight[0].numel()
             once = dense * self.batch / len(x)
-            if _is_integer(x):
-                count.sops += _additions(module, x)
+            if given.integer:
+                count.sops += _additions(module, given.sizes)
             else:
                 count.macs += once if self._repeats(x) else dense
             if self.fired:
-                count.paper_sops += dense * _share_nonzero(x)
+                count.paper_sops += dense * given.share
             else:
                 count.paper_macs += once
 
@@ -215,18 +216,18 @@ class _Watch:
         """An Op ran: count its synaptic additions, if it has any."""
         if op.additions is None or op.dense is None:
             return
-        spikes = [a.detach() for a in args if isinstance(a, Tensor)]
+        spikes = [_look(a.detach()) for a in args if isinstance(a, Tensor)]
         path = self.stack[-1] if self.stack else ""
         count = self._count(f"{path} ({op.name})", op.name, *spikes)
         count.sops += op.additions(args, out)
-        count.paper_sops += op.dense(args) * sum(map(_share_nonzero, spikes)) / len(spikes)
+        count.paper_sops += op.dense(args) * sum(given.share for given in spikes) / len(spikes)
 
-    def _count(self, path: str, kind: str, *inputs: Tensor) -> LayerCount:
+    def _count(self, path: str, kind: str, *inputs: "_Given") -> LayerCount:
         count = self.seen.layers.setdefault(path, LayerCount(kind))
-        for x in inputs:
-            count.inputs += x.sum(dtype=torch.float64).item()
-            count.nonzero += x.count_nonzero().item()
-            count.total += x.numel()
+        for given in inputs:
+            count.inputs += given.sum
+            count.nonzero += given.nonzero
+            count.total += given.count
         return count
 
     def _repeats(self, x: Tensor) -> bool:
@@ -244,24 +245,53 @@ def _outputs(module: Layer, x: Tensor, out: Tensor | None) -> int:
     return out.numel()
 
 
-def _is_integer(x: Tensor) -> bool:
-    return bool((x == x.round()).all())
+@dataclass(frozen=True)
+class _Given:
+    """What a tensor adds up to."""
+
+    sum: float
+    nonzero: float
+    count: int
+    integer: bool
+    sizes: Tensor
+    """Sum of |x| at each place of its last two axes, or of its last one where it has but two."""
+
+    @property
+    def share(self) -> float:
+        """Of numbers that are not 0."""
+        return self.nonzero / self.count
 
 
-def _share_nonzero(x: Tensor) -> float:
-    return x.count_nonzero().item() / x.numel()
+def _sum(x: Tensor, axes: tuple[int, ...], *, most: float) -> Tensor:
+    """Sum over axes in float64; of integers up to `most` added in float32, where it is exact."""
+    fits = most * math.prod(x.shape[axis] for axis in axes) < 1 << 24
+    return x.sum(axes, dtype=torch.float32 if fits else torch.float64).double()
 
 
-def _additions(module: Layer, x: Tensor) -> float:
+def _look(x: Tensor) -> _Given:
+    """Exact of integers. Spikes, of which there are most, are read in few passes: a CPU takes
+    longer to count them than to compute with them."""
+    x = x if x.dtype == torch.float64 else x.float()
+    low, high = (bound.item() for bound in x.aminmax())
+    integer = bool((x == x.round()).all())
+    axes = tuple(range(max(1, x.dim() - 2)))
+    most = max(-low, high) if integer else math.inf
+    sizes = _sum(x if low >= 0 else x.abs(), axes, most=most)
+    total = float(sizes.sum() if low >= 0 else x.sum(dtype=torch.float64))
+    spikes = integer and low >= 0 and high <= 1
+    nonzero = total if spikes else float(x.count_nonzero())
+    return _Given(sum=total, nonzero=nonzero, count=x.numel(), integer=integer, sizes=sizes)
+
+
+def _additions(module: Layer, sizes: Tensor) -> float:
     """Sum over inputs of |n| times the number of weights that meet it."""
     if isinstance(module, nn.Linear):
-        return x.abs().sum(dtype=torch.float64).item() * module.out_features
+        return float(sizes.sum()) * module.out_features
     # weights are alike for this count, so what a pixel meets depends on its place alone
-    grid = x.abs().sum((0, 1), dtype=torch.float64)
     taps = _taps(
-        tuple(grid.shape), module.kernel_size, module.stride, module.padding, module.dilation
+        tuple(sizes.shape), module.kernel_size, module.stride, module.padding, module.dilation
     )
-    met: Tensor = (grid * taps.to(grid.device)).sum()
+    met: Tensor = (sizes * taps.to(sizes.device)).sum()
     return float(met) * module.out_channels / module.groups
 
 
