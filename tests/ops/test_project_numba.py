@@ -49,6 +49,41 @@ def test_project_lif(sizes, N, side, stride, rate, most, pools, fire):
     assert torch.equal(got, project_lif.reference(*args))
 
 
+def membranes(B: int, C: int, H: int, W: int) -> Tensor:
+    """Where a sequence may go on: [B C H W] in eighths, channels last."""
+    return torch.randn(B, H, W, C).mul(8).round().div(8).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("pools", [False, True])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("N", "side"), [(200, 3), (20, 1), (128, 5)])
+def test_project_lif_goes_on_from_membranes(N: int, side: int, stride: int, pools: bool):
+    torch.manual_seed(0)
+    T, B, K, H, W = 4, 2, 48, 7, 20
+    x, known = inputs(T, B, K, H, W, rate=0.2), layer(N, K, side)
+    rest = *known, 0.5, 0.5, FIRES[2], stride, pools
+    start = membranes(B, N, -(-H // stride), -(-W // stride))
+    (v, w), (got, want) = zip(
+        *((v, f(x, *rest, v)) for f in (numba, project_lif.reference) for v in [start.clone()]),
+        strict=True,
+    )
+    assert torch.equal(got, want)
+    assert torch.equal(v, w)
+    assert not torch.equal(v, start)
+    again = start.clone()
+    parts = [numba(part, *rest, again) for part in (x[:1], x[1:])]
+    assert torch.equal(torch.cat(parts), got)
+    assert torch.equal(again, v)
+
+
+def test_membranes_that_lie_otherwise_in_memory_are_refused():
+    x, known = inputs(2, 1, 16, 3, 3, rate=0.5), layer(16, 16, 1)
+    rest, v = (0.5, 0.5, Fire(), 1, False), membranes(1, 16, 3, 3)
+    assert refuses(x, *known, *rest, v) is None
+    assert "channels-last" in (refuses(x, *known, *rest, v.contiguous()) or "")
+    assert "float32" in (refuses(x, *known, *rest, v.double()) or "")
+
+
 def test_the_layers_that_are_compared_fire():
     torch.manual_seed(0)
     args = inputs(4, 2, 48, 8, 8, rate=0.2), *layer(40, 48, 3), 0.5, 0.5, Fire(), 1, False
@@ -111,3 +146,24 @@ def test_affine_lif(dtype: torch.dtype, pools: bool, steps: tuple[int, int]):
     assert got.dtype == want.dtype == dtype
     assert 0.02 < want.float().mean() < 0.98
     assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("pools", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_affine_lif_goes_on_from_membranes(pools: bool, dtype: torch.dtype):
+    torch.manual_seed(0)
+    y = torch.randn(4, 2, 5, 6, 24).mul(8).round().div(8).to(dtype).permute(0, 1, 4, 2, 3)
+    scale, shift = (torch.randn(24).mul(8).round() / 8 + 1 for _ in range(2))
+    start = membranes(2, 24, 5, 6)
+    ends, outs = [], []
+    for f in (
+        affine_lif.variants["numba"][0], affine_lif.variants["composed"][0], affine_lif.reference
+    ):  # fmt: skip
+        v = start.clone()
+        outs.append(f(y, scale, shift, 0.5, 0.5, FIRES[2], 4, pools, dtype, v))
+        ends.append(v)
+    assert 0.02 < outs[-1].float().mean() < 0.98
+    for out, end in zip(outs, ends, strict=True):
+        assert torch.equal(out, outs[-1])
+        assert torch.equal(end, ends[-1])
+    assert not torch.equal(ends[-1], start)

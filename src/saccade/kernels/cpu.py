@@ -220,10 +220,11 @@ def back_norm(part, parts, grad, y, scale, slant, level):
 
 
 @shared
-def fire_pool(part, parts, y, a, b, s, p):
+def fire_pool(part, parts, y, a, b, held, s, p):
     """y [t, B, H, W C] to s [T, B, h, w, C]: 1 where any of the pixels 2i-1 to 2i+1 fires.
 
-    a and b have the length W C of a row. Row 2i+1 is kept for the window below.
+    a and b have the length W C of a row. Row 2i+1 is kept for the window below. Membranes go on in
+    `held`, which is empty where they begin at rest and nobody asks for the last.
     """
     (T, B, h_out, w_out, C), (steps, _, H, L) = s.shape, y.shape
     above, lines = scratch(T * L), scratch(T * L)
@@ -234,14 +235,17 @@ def fire_pool(part, parts, y, a, b, s, p):
                 put(take(above, x, T * L - x), lines, x, T * L - x)
             for row in range(2 * i, min(2 * i + 2, H)):
                 for x in range(0, L, LANES):
-                    m, v = L - x, splat(p.rest)
+                    m, place = L - x, (sample * H + row) * L + x
+                    v = take(held, place, m) if len(held) else splat(p.rest)
                     a_, b_ = take(a, x, m), take(b, x, m)
                     for t in range(T):
-                        at = ((min(t, steps - 1) * B + sample) * H + row) * L + x
+                        at = min(t, steps - 1) * B * H * L + place
                         c = charge(take(y, at, m), a_, b_, v, p)
                         v, spikes = settle(c, p), fires(c, p)
                         put(spikes, above, t * L + x, m)
                         put(larger(take(lines, t * L + x, m), spikes), lines, t * L + x, m)
+                    if len(held):
+                        put(v, held, place, m)
             for t in range(T):
                 at = ((t * B + sample) * h_out + i) * w_out * C
                 _widest(lines, t * L, L, s, at, w_out, C)

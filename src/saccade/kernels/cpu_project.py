@@ -36,8 +36,10 @@ ROWS = 256
 
 
 @shared
-def project(part, parts, x, w, side, stride, scale, shift, s, most, p):
+def project(part, parts, x, w, side, stride, scale, shift, held, s, most, p):
     """Integers x [T, B, H, W, K] from 0 to `most` meet weights w: spikes s [T, B, h, w, N], int8.
+
+    Membranes go on in `held`, flat [B, h, w, N], or begin at rest where it is empty.
 
     w is flat, int16: of the first 4 LANES channels of the output a row for each tap and input
     [side, side, K], of the next 4 LANES and so on; then of the next LANES. The last are filled up.
@@ -60,11 +62,13 @@ def project(part, parts, x, w, side, stride, scale, shift, s, most, p):
         for j in range(0, blocks, 4 * LANES):
             for place in range(many):
                 at = first + place * N
-                _fire_four(w, j * rows, heard, ends, place * T, scale, shift, s, at, j, sizes, p)
+                known = scale, shift, held
+                _fire_four(w, j * rows, heard, ends, place * T, known, s, at, j, sizes, p)
         for j in range(blocks, N, LANES):
             for place in range(many):
                 at = first + place * N
-                _fire_one(w, j * rows, heard, ends, place * T, scale, shift, s, at, j, sizes, p)
+                known = scale, shift, held
+                _fire_one(w, j * rows, heard, ends, place * T, known, s, at, j, sizes, p)
 
 
 @inline
@@ -106,10 +110,11 @@ def _note(bits, base, heard, end):
 
 
 @inline
-def _fire_four(w, base, heard, ends, slot, scale, shift, s, at, j, sizes, p):
+def _fire_four(w, base, heard, ends, slot, known, s, at, j, sizes, p):
     """Spikes of four vectors of channels from j on, over all steps."""
-    T, step, N, room = sizes
-    v = u = y = z = splat(p.rest)
+    (T, step, N, room), (scale, shift, held), m = sizes, known, at + j
+    v, u = _begun(held, m, LANES, p), _begun(held, m + LANES, LANES, p)
+    y, z = _begun(held, m + 2 * LANES, LANES, p), _begun(held, m + 3 * LANES, LANES, p)
     for t in range(T):
         a = b = c = d = splat(f32(0))
         end = ends[slot + t]
@@ -124,13 +129,18 @@ def _fire_four(w, base, heard, ends, slot, scale, shift, s, at, j, sizes, p):
         u = _fire(b, scale, shift, u, s, at + t * step, j + LANES, N, p)
         y = _fire(c, scale, shift, y, s, at + t * step, j + 2 * LANES, N, p)
         z = _fire(d, scale, shift, z, s, at + t * step, j + 3 * LANES, N, p)
+    if len(held):
+        put(v, held, m, LANES)
+        put(u, held, m + LANES, LANES)
+        put(y, held, m + 2 * LANES, LANES)
+        put(z, held, m + 3 * LANES, LANES)
 
 
 @inline
-def _fire_one(w, base, heard, ends, slot, scale, shift, s, at, j, sizes, p):
+def _fire_one(w, base, heard, ends, slot, known, s, at, j, sizes, p):
     """The same of one vector."""
-    T, step, N, room = sizes
-    v = splat(p.rest)
+    (T, step, N, room), (scale, shift, held) = sizes, known
+    v = _begun(held, at + j, N - j, p)
     for t in range(T):
         a, end = splat(f32(0)), ends[slot + t]
         for begin in range((slot + t) * room, end, ROWS):
@@ -139,6 +149,14 @@ def _fire_one(w, base, heard, ends, slot, scale, shift, s, at, j, sizes, p):
                 e = plus(e, w, base + heard[i] * LANES)
             a = a + counted(e)
         v = _fire(a, scale, shift, v, s, at + t * step, j, N, p)
+    if len(held):
+        put(v, held, at + j, N - j)
+
+
+@inline
+def _begun(held, at, m, p):
+    """Membranes before the first step."""
+    return take(held, at, m) if len(held) else splat(p.rest)
 
 
 @inline

@@ -1,7 +1,7 @@
 """Projections for inference, their norms folded into kernels of few bits."""
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
@@ -53,23 +53,39 @@ class Folded(nn.Module):
 
     def forward(self, x: Shaped[Tensor, "T B C H W"]) -> Shaped[Tensor, "T B D h w"]:
         """Integers or reals in, spikes out. Only what comes as int8 meets 8-bit weights as such."""
+        return self._fired(x, None)
+
+    def scan(
+        self,
+        x: Shaped[Tensor, "T B C H W"],
+        state: Float[Tensor, "B D i j"] | None = None,
+    ) -> tuple[Shaped[Tensor, "T B D h w"], Float[Tensor, "B D i j"]]:
+        """As `forward`, and the membrane, so that a sequence may go on: it does in `state`."""
+        if state is None:
+            B, D = x.shape[1], self.out_channels
+            h, w = (-(-n // s) for n, s in zip(x.shape[-2:], self.stride, strict=True))
+            rest = x.new_full((B, h, w, D), self.neuron.fire.rest, dtype=torch.float32)
+            state = rest.permute(0, 3, 1, 2)
+        return self._fired(x, state), state
+
+    def _fired(self, x: Tensor, v: Tensor | None) -> Tensor:
         if self.neuron.unfusable():
-            return self._apart(x)
+            return self._apart(x, v)
         known, cell = (self.scale, self.shift), (*self.neuron.charge(), self.neuron.fire)
         kernel, stride = self.weight, self.stride[0]
         if x.dtype == kernel.dtype == torch.int8:
-            s: Tensor = project_lif(x, kernel, *known, *cell, stride, self.pools)
+            s: Tensor = project_lif(x, kernel, *known, *cell, stride, self.pools, v)
             return s.to(self.emits)
         once = x[:1] if len(x) > 1 and x.stride(0) == 0 else x
         if self.sees:
-            s = sense_lif(once, kernel, self.shift, *cell, len(x), stride, self.pools)
+            s = sense_lif(once, kernel, self.shift, *cell, len(x), stride, self.pools, v)
             return s
         kernel = kernel.float() if kernel.dtype == torch.int8 else kernel
         y = conv(once.to(kernel.dtype), kernel, stride)
-        s = affine_lif(y, *known, *cell, len(x), self.pools, self.emits)
+        s = affine_lif(y, *known, *cell, len(x), self.pools, self.emits, v)
         return s
 
-    def _apart(self, x: Shaped[Tensor, "T B C H W"]) -> Shaped[Tensor, "T B D h w"]:
+    def _apart(self, x: Tensor, v: Tensor | None) -> Tensor:
         """Current, neuron and pool one by one; sums of integers are exact in float32."""
         kernel = self.weight
         if self.sees:
@@ -79,7 +95,9 @@ class Folded(nn.Module):
         y = conv(x.to(kernel.dtype), kernel, self.stride[0])
         wide = y.to(torch.promote_types(y.dtype, torch.float32))
         current = wide * self.scale[:, None, None] + self.shift[:, None, None]
-        s: Tensor = self.neuron(current)
+        s, end = self.neuron.scan(current, v)
+        if v is not None:
+            v.copy_(end)
         if self.pools:
             s = per_frame(lambda frames: max_pool2d(frames, 3, 2, 1), s)
         return s.to(self.emits)

@@ -1,5 +1,7 @@
 """The inference half of a layer: a map whose norm is folded, and its neuron."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
@@ -9,6 +11,7 @@ from saccade.ops import project_numba
 from saccade.ops._op import Op
 from saccade.ops._triton import AVAILABLE, MISSING
 from saccade.ops.conv import conv
+from saccade.ops.lif import lif
 from saccade.ops.lif.reference import Fire
 from saccade.ops.lif.reference import scan as lif_scan
 
@@ -23,6 +26,7 @@ def _affine_reference(
     steps: int,
     pools: bool,
     dtype: torch.dtype,
+    v: Float[Tensor, "B C H W"] | None = None,
 ) -> Shaped[Tensor, "T B C h w"]:
     """Spikes of the current scale y + shift, which is taken in at least float32.
 
@@ -33,10 +37,26 @@ def _affine_reference(
         steps: T.
         pools: whether a 3x3 max-pool of stride 2 follows.
         dtype: of the spikes.
+        v: the membrane before the first step, float32; in it lies that behind the last one
+            afterwards. None begins at rest.
     """
+    return _fired(lif_scan, _current(y, scale, shift, steps), v, decay, gain, fire, pools, dtype)
+
+
+def _current(y: Tensor, scale: Tensor, shift: Tensor, steps: int) -> Tensor:
     wide = torch.promote_types(y.dtype, torch.float32)
     x = y.to(wide) * scale[:, None, None].to(wide) + shift[:, None, None].to(wide)
-    s = lif_scan(x.expand(steps, *y.shape[1:]), None, decay, gain, fire)[0]
+    return x.expand(steps, *y.shape[1:])
+
+
+def _fired(
+    scan: Callable[..., tuple[Tensor, Tensor]], current: Float[Tensor, "T B C H W"],
+    v: Tensor | None, decay: float, gain: float, fire: Fire, pools: bool, dtype: torch.dtype,
+) -> Shaped[Tensor, "T B C h w"]:  # fmt: skip
+    """Spikes of `lif`, or of its reference, behind the pool; membranes go on in v."""
+    s, end = scan(current, v, decay, gain, fire)
+    if v is not None:
+        v.copy_(end)
     return _pooled(s, pools).to(dtype)
 
 
@@ -55,7 +75,8 @@ def _affine_example() -> tuple[Tensor, Tensor, Tensor, float, float, Fire, int, 
 
 
 affine_lif = Op("affine_lif", _affine_reference, _affine_example, learns=False)
-"""affine_lif(y, scale, shift, decay, gain, fire, steps, pools, dtype) -> spikes, for inference."""
+"""affine_lif(y, scale, shift, decay, gain, fire, steps, pools, dtype, v=None) -> spikes, for
+inference."""
 
 
 def _project_reference(
@@ -68,6 +89,7 @@ def _project_reference(
     fire: Fire,
     stride: int,
     pools: bool,
+    v: Float[Tensor, "B N i j"] | None = None,
 ) -> Shaped[Tensor, "T B N h w"]:
     """Spikes, as int8, of integers that meet integer weights.
 
@@ -78,11 +100,12 @@ def _project_reference(
         decay, gain, fire: as for `saccade.ops.lif`.
         stride: of the convolution, whose padding is k // 2.
         pools: whether a 3x3 max-pool of stride 2 follows.
+        v: as for `affine_lif`.
     """
     frames = x.flatten(0, 1).double()
     sums = conv2d(frames, weight.double(), None, stride, weight.shape[-1] // 2).float()
-    y = (sums * scale[:, None, None] + shift[:, None, None]).view(len(x), -1, *sums.shape[1:])
-    return _pooled(lif_scan(y, None, decay, gain, fire)[0], pools).to(torch.int8)
+    y = _current(sums.view(len(x), -1, *sums.shape[1:]), scale, shift, len(x))
+    return _fired(lif_scan, y, v, decay, gain, fire, pools, torch.int8)
 
 
 def _project_example() -> tuple[Tensor, Tensor, Tensor, Tensor, float, float, Fire, int, bool]:
@@ -94,7 +117,7 @@ def _project_example() -> tuple[Tensor, Tensor, Tensor, Tensor, float, float, Fi
 
 
 project_lif = Op("project_lif", _project_reference, _project_example, learns=False)
-"""project_lif(x, weight, scale, shift, decay, gain, fire, stride, pools) -> spikes int8."""
+"""project_lif(x, weight, scale, shift, decay, gain, fire, stride, pools, v=None) -> spikes int8."""
 
 
 def _sense_reference(
@@ -107,6 +130,7 @@ def _sense_reference(
     steps: int,
     stride: int,
     pools: bool,
+    v: Float[Tensor, "B N i j"] | None = None,
 ) -> Shaped[Tensor, "T B N h w"]:
     """Spikes, as int8, of numbers that meet a folded kernel; sums and currents are float32.
 
@@ -119,12 +143,12 @@ def _sense_reference(
         steps: T.
         stride: of the convolution, whose padding is k // 2.
         pools: whether a 3x3 max-pool of stride 2 follows.
+        v: as for `affine_lif`.
     """
     frames, kernel = x.flatten(0, 1).to(weight.dtype).float(), weight.float()
     y = conv2d(frames, kernel, None, stride, weight.shape[-1] // 2) + shift[:, None, None]
-    y = y.view(len(x), -1, *y.shape[1:])
-    s = lif_scan(y.expand(steps, *y.shape[1:]), None, decay, gain, fire)[0]
-    return _pooled(s, pools).to(torch.int8)
+    current = y.view(len(x), -1, *y.shape[1:]).expand(steps, -1, *y.shape[1:])
+    return _fired(lif_scan, current, v, decay, gain, fire, pools, torch.int8)
 
 
 def _sense_example() -> tuple[Tensor, Tensor, Tensor, float, float, Fire, int, int, bool]:
@@ -135,7 +159,7 @@ def _sense_example() -> tuple[Tensor, Tensor, Tensor, float, float, Fire, int, i
 
 
 sense_lif = Op("sense_lif", _sense_reference, _sense_example, learns=False)
-"""sense_lif(x, weight, shift, decay, gain, fire, steps, stride, pools) -> spikes int8."""
+"""sense_lif(x, weight, shift, decay, gain, fire, steps, stride, pools, v=None) -> spikes int8."""
 
 
 if AVAILABLE:
@@ -153,14 +177,34 @@ project_lif.fast("numba", refuses=project_numba.project_refuses)(project_numba.p
 """Only inputs that are not 0 cost anything."""
 
 
+@affine_lif.fast("composed", refuses=lambda *args: None)
+def _affine_composed(
+    y: Tensor, scale: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire, steps: int,
+    pools: bool, dtype: torch.dtype, v: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Whatever variant of `lif` runs."""
+    return _fired(lif, _current(y, scale, shift, steps), v, decay, gain, fire, pools, dtype)
+
+
+@project_lif.fast("composed", refuses=project_numba.overflows)
+def _project_composed(
+    x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire,
+    stride: int, pools: bool, v: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Whatever variants of `conv` and `affine_lif` run, in float32, which holds the sums."""
+    y = conv(x.float(), weight.float(), stride)
+    s: Tensor = affine_lif(y, scale, shift, decay, gain, fire, len(x), pools, torch.int8, v)
+    return s
+
+
 @sense_lif.fast("composed", refuses=lambda *args: None)
 def _sense_composed(
     x: Tensor, weight: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire, steps: int,
-    stride: int, pools: bool,
+    stride: int, pools: bool, v: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Whatever variants of `conv` and `affine_lif` run, in float32 on rounded numbers."""
     y = conv(x.to(weight.dtype).float(), weight.float(), stride)
     s: Tensor = affine_lif(
-        y, torch.ones_like(shift), shift, decay, gain, fire, steps, pools, torch.int8
+        y, torch.ones_like(shift), shift, decay, gain, fire, steps, pools, torch.int8, v
     )
     return s

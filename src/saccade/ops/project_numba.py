@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from saccade.ops._numba import DTYPES, LANES, array, cell, fresh, run
+from saccade.ops._numba import DTYPES, LANES, array, cell, fresh, nothing, run
 from saccade.ops._numba import refuses as no_kernel
 from saccade.ops.lif.reference import Fire
 from saccade.ops.norm_lif.numba import fire as fire_rows
@@ -20,7 +20,7 @@ _LAID: "WeakTensorKeyDictionary" = WeakTensorKeyDictionary()
 
 def affine_refuses(
     y: Tensor, scale: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire, steps: int,
-    pools: bool, dtype: torch.dtype,
+    pools: bool, dtype: torch.dtype, v: Tensor | None = None,
 ) -> str | None:  # fmt: skip
     """For inference: no gradient; channels last in memory."""
     if torch.is_grad_enabled() and y.requires_grad:
@@ -29,42 +29,65 @@ def affine_refuses(
         return "the currents are not channels-last in memory"
     if dtype not in (*DTYPES, torch.int8):
         return f"{str(dtype).removeprefix('torch.')} spikes are left to torch"
-    return no_kernel(y)
+    return no_kernel(y) or _cannot_hold(v)
+
+
+def _cannot_hold(v: Tensor | None) -> str | None:
+    if v is None or (v.dtype == torch.float32 and v.permute(0, 2, 3, 1).is_contiguous()):
+        return None
+    return "the membranes are not float32, channels-last in memory"
 
 
 def affine(
     y: Tensor, scale: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire, steps: int,
-    pools: bool, dtype: torch.dtype,
+    pools: bool, dtype: torch.dtype, v: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """See `saccade.ops.affine_lif`."""
     p = cell(decay, gain, fire)
-    return fire_rows(y, learned(scale), learned(shift), p, steps, pools, dtype)
+    return fire_rows(y, learned(scale), learned(shift), p, steps, pools, dtype, v)
 
 
 def project_refuses(
     x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire,
-    stride: int, pools: bool,
+    stride: int, pools: bool, v: Tensor | None = None,
 ) -> str | None:  # fmt: skip
     """Eight bits, nothing below 0, and sums that float32 holds."""
     if x.dtype != torch.int8 or weight.dtype != torch.int8:
         return f"{x.dtype} spikes and {weight.dtype} weights, not int8"
-    if why := no_kernel(x, (torch.int8,)):
+    if why := no_kernel(x, (torch.int8,)) or _cannot_hold(v):
         return why
     if not x.numel():
         return "there are no inputs"
     if weight.shape[-1] % 2 == 0:
         return f"the side of its kernel is even, {weight.shape[-1]}"
-    low, high = (int(n) for n in rows(x).flatten().aminmax())  # along memory, which is fastest
+    low, high = _bounds(x)
     if low < 0:
         return f"the inputs reach down to {low}; spikes and their sums begin at 0"
-    if high * 128 * weight[0].numel() > EXACT:
-        return f"sums of {weight[0].numel()} inputs up to {high} may need more than 24 bits"
+    return _too_large(weight, high)
+
+
+def _bounds(x: Tensor) -> tuple[int, int]:
+    low, high = rows(x).flatten().aminmax()  # along memory, which is fastest
+    return int(low), int(high)
+
+
+def _too_large(weight: Tensor, most: int) -> str | None:
+    if most * 128 * weight[0].numel() > EXACT:
+        return f"sums of {weight[0].numel()} inputs up to {most} may need more than 24 bits"
     return None
+
+
+def overflows(x: Tensor, weight: Tensor, *args: Any) -> str | None:
+    """Why float32 may not hold the sums of an 8-bit layer, or None where it does."""
+    if torch.compiler.is_compiling() or not x.numel():
+        return "how large the inputs are is not known"
+    low, high = _bounds(x)
+    return _too_large(weight, max(-low, high))
 
 
 def project(
     x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire,
-    stride: int, pools: bool,
+    stride: int, pools: bool, v: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """See `saccade.ops.project_lif`."""
     from saccade.kernels import cpu_project as kernels
@@ -78,7 +101,8 @@ def project(
     if side == stride == 1:  # places have no neighbours: all of them are one row
         both = (z.reshape(T, 1, 1, B * H * W, -1) for z in both)
     given, out = both
-    known = learned(scale), learned(shift)
+    held = nothing() if v is None else array(v.permute(0, 2, 3, 1), -1)
+    known = learned(scale), learned(shift), held
     p = cell(decay, gain, fire)
     run(kernels.project, given, array(_laid(weight)), side, stride, *known, out, most, p)
     if pools:

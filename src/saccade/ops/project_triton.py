@@ -19,13 +19,16 @@ TAPS = 64
 """Taps of all channels together that the kernel for pictures takes at once."""
 STEPS = 4
 """T up to which the accumulators of all steps fit in registers."""
+_HELD = "membranes that go on from call to call are left to torch"
 
 
 def affine_refuses(
     y: Tensor, scale: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire, steps: int,
-    pools: bool, dtype: torch.dtype,
+    pools: bool, dtype: torch.dtype, v: Tensor | None = None,
 ) -> str | None:  # fmt: skip
-    """For inference: no gradient."""
+    """For inference: no gradient, and every call begins at rest."""
+    if v is not None:
+        return _HELD
     if torch.is_grad_enabled() and y.requires_grad:
         return "it has no gradient"
     if not y.permute(0, 1, 3, 4, 2).is_contiguous():
@@ -61,7 +64,7 @@ def _pooled(trains: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
 
 def affine(
     y: Tensor, scale: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire, steps: int,
-    pools: bool, dtype: torch.dtype,
+    pools: bool, dtype: torch.dtype, v: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """See `saccade.ops.affine_lif`."""
     s: Tensor = _affine(y, scale, shift, steps, pools, dtype, decay, gain, *scalars(fire))
@@ -70,9 +73,11 @@ def affine(
 
 def project_refuses(
     x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire,
-    stride: int, pools: bool,
+    stride: int, pools: bool, v: Tensor | None = None,
 ) -> str | None:  # fmt: skip
-    """Eight bits, channels last in memory, 16 | K, and few steps."""
+    """Eight bits, channels last in memory, 16 | K, and few steps that begin at rest."""
+    if v is not None:
+        return _HELD
     if x.dtype != torch.int8 or weight.dtype != torch.int8:
         return f"{x.dtype} spikes and {weight.dtype} weights, not int8"
     if len(x) > STEPS:
@@ -130,7 +135,7 @@ def _project(
 
 def project(
     x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire,
-    stride: int, pools: bool,
+    stride: int, pools: bool, v: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """See `saccade.ops.project_lif`."""
     s: Tensor = _project(x, weight, scale, shift, stride, pools, decay, gain, *scalars(fire))
@@ -139,9 +144,11 @@ def project(
 
 def sense_refuses(
     x: Tensor, weight: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire, steps: int,
-    stride: int, pools: bool,
+    stride: int, pools: bool, v: Tensor | None = None,
 ) -> str | None:  # fmt: skip
-    """Pictures as [C H W] in memory, and few taps."""
+    """Pictures as [C H W] in memory, few taps, and steps that begin at rest."""
+    if v is not None:
+        return _HELD
     if (taps := weight[0].numel()) > TAPS:
         return f"{taps} taps are more than the {TAPS} that a program takes at once"
     if not (x.is_contiguous() and weight.is_contiguous()):
@@ -174,7 +181,7 @@ def _sense(
 
 def sense(
     x: Tensor, weight: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire, steps: int,
-    stride: int, pools: bool,
+    stride: int, pools: bool, v: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """See `saccade.ops.sense_lif`."""
     s: Tensor = _sense(x, weight, shift, steps, stride, pools, decay, gain, *scalars(fire))

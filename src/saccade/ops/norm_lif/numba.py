@@ -80,20 +80,21 @@ def fire(
     steps: int,
     pools: bool,
     dtype: torch.dtype,
+    v: Tensor | None = None,
 ) -> Tensor:
-    """Spikes [T B C h w] of the current a y + b, without gradient."""
+    """Spikes [T B C h w] of the current a y + b, without gradient; membranes go on in v."""
     from saccade.kernels import cpu as kernels
 
     t, B, C, H, W = y.shape
     h, w = (pooled_side(H), pooled_side(W)) if pools else (H, W)
     s = fresh(steps, B, h, w, C, dtype=dtype)
+    held = nothing() if v is None else array(v.permute(0, 2, 3, 1), -1)
     if pools:
         a, b = (np.tile(x, W) for x in (a, b))
-        run(kernels.fire_pool, array(rows(y), t, B, H, W * C), a, b, array(s), p)
+        run(kernels.fire_pool, array(rows(y), t, B, H, W * C), a, b, held, array(s), p)
     else:
         a, b = _spread(a), _spread(b)
-        none, ends = nothing(y.dtype), nothing()
-        run(kernels.fire, array(rows(y), t, -1), a, b, none, array(s, steps, -1), ends, p)
+        run(kernels.fire, array(rows(y), t, -1), a, b, held, array(s, steps, -1), held, p)
     return s.permute(0, 1, 4, 2, 3)
 
 
