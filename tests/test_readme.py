@@ -43,6 +43,7 @@ def desk(tmp_path: Path, golden: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             Image.fromarray(pixels).save(tmp_path / "photos" / f"class{k}" / f"{i}.png")
     Image.fromarray(pixels).save(tmp_path / "photo.png")
     (tmp_path / "golden").symlink_to(golden)
+    (tmp_path / "records").symlink_to(ROOT / "records")
     write_checkpoint(tmp_path / "official.pth", "spikformer_4_384")
     return tmp_path
 
