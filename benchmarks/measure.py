@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+NEURONS = {"BaseNode", "Neuron"}
+"""What neurons are derived from, in SpikingJelly and in saccade."""
 Build = Callable[[argparse.Namespace], Callable[[Tensor], Tensor]]
 
 
@@ -117,7 +119,7 @@ def _settle(call: nn.Module, x: Tensor) -> float:
             norm.momentum = 1.0
     call.train()(x)
     rates: list[float] = []
-    nodes = [m for m in call.modules() if hasattr(m, "v_threshold")]
+    nodes = [m for m in call.modules() if NEURONS & {kind.__name__ for kind in type(m).__mro__}]
     hooks = [m.register_forward_hook(lambda m, a, y: rates.append(float(y.mean()))) for m in nodes]
     call.eval()(x)
     for hook in hooks:

@@ -168,15 +168,20 @@ scalars = st.none() | st.booleans() | st.integers() | st.text(max_size=9)
 scalars |= st.floats(allow_nan=False) | st.from_regex(
     r"[-+]?[0-9.]{1,4}e[-+]?[0-9]", fullmatch=True
 )
-values = st.recursive(scalars, lambda v: st.lists(v, max_size=3) | st.dictionaries(names, v))
-parts = st.builds(lambda name, more: more | {"name": name}, names, st.dictionaries(names, values))
+values = st.recursive(
+    scalars,
+    lambda v: st.lists(v, max_size=3) | st.dictionaries(names, v, max_size=3),
+    max_leaves=6,
+)
+options = st.dictionaries(names.filter(lambda name: name != "name"), values, max_size=3)
+parts = st.builds(lambda name, more: more | {"name": name}, names, options)
 shares = st.floats(0, 1, exclude_max=True)
 recipes = st.builds(
     Recipe,
     model=parts,
     data=parts,
     task=parts,
-    **dict.fromkeys(("name", "about", "paper", "claim"), st.text()),
+    **dict.fromkeys(("name", "about", "paper", "claim"), st.text(max_size=20)),
     augment=st.builds(
         Augment,
         shift=st.integers(0, 9),
@@ -200,7 +205,7 @@ recipes = st.builds(
     optim=st.builds(
         Optim,
         name=names,
-        options=st.dictionaries(names.filter(lambda name: name != "name"), values),
+        options=options,
         schedule=names | parts,
         decay=names,
         lr=st.floats(1e-300, 1e300),
