@@ -14,22 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
 
 import saccade
+from saccade.bench.models import settle
 from saccade.train.outcome import hardware, versions
 from saccade.transform import fuse
 
 NAME, SHARE, ROUNDS = "spikformer_2_256_dvs", 0.02, 60
-
-
-def settled(model: saccade.models.SpikingModel, x: torch.Tensor) -> saccade.models.SpikingModel:
-    """Take the statistics of all norms from an input; without them the net is silent."""
-    for norm in model.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.momentum = 1.0
-    model.train()(x)
-    return model.eval()
 
 
 def milliseconds(run: Callable[[], object], n: int) -> list[float]:
@@ -48,7 +39,7 @@ def main(out: Path) -> None:
     torch.manual_seed(0)
     model = saccade.create_model(NAME)
     x = (torch.rand(model.config.T, 1, *model.frame) < SHARE).float()
-    model = settled(model, x)
+    rate = settle(model, x)
     nets = {"unfused": model} | {name: fuse(model, name) for name in ("bfloat16", "int8")}
     rows = {}
     for name, net in nets.items():
@@ -62,8 +53,8 @@ def main(out: Path) -> None:
             "n": ROUNDS,
         }
         print(name, json.dumps({k: v for k, v in rows[name].items() if k != "n"}))
-    about = {"model": NAME, "batch": 1, "events": SHARE, "versions": versions()}
-    about |= {"hardware": hardware(torch.device("cpu"))}
+    about = {"model": NAME, "batch": 1, "events": SHARE, "firing_rate": rate}
+    about |= {"versions": versions(), "hardware": hardware(torch.device("cpu"))}
     out.write_text(json.dumps(about | {"rows": rows}, indent=2) + "\n")
 
 

@@ -21,6 +21,7 @@ import torch
 
 from saccade.data import Augment, ImageData, Images, Mix
 from saccade.train import Interrupted, Recipe, loop, run, train
+from saccade.train.capture import CudaGraphs
 from saccade.train.memory import TooLarge
 from saccade.train.recipe import Average, Optim
 from saccade.train.run import Silent
@@ -100,14 +101,18 @@ class Checks:
             {"name": "distill_hard", **taught},
         ]
         said: dict[str, Any] = {}
+        recorded = True
         for task in tasks:
             recipe = replace(self.recipe, task=task, precision="32-true")
-            a = self.run(recipe)
+            with counting_records() as records:
+                a = self.run(recipe)
+            recorded = recorded and (bool(records) or self.device != "cuda")
             with patch.object(run, "refusal", lambda *given: "it was asked for"):
                 b = self.run(recipe)
             losses = max(abs(x["loss"] - y["loss"]) for x, y in zip(log(a), log(b), strict=True))
             said[task["name"]] = [losses, apart(a, b)]
-        return said | {"ok": all(loss < 1e-3 for loss, _ in said.values())}
+        close = all(loss < 1e-3 for loss, _ in said.values())
+        return said | {"recorded": recorded, "ok": recorded and close}
 
     def resumed(self) -> dict[str, Any]:
         """Whether a run that was stopped and went on is the one that was not, bit for bit."""
@@ -137,6 +142,20 @@ class Checks:
             pieces = int(said.partition("accumulate=")[2].split()[0])
             self.run(replace(recipe, accumulate=pieces), n=4096)
         return {"said": said, "ok": True}
+
+
+@contextmanager
+def counting_records() -> Iterator[list[bool]]:
+    """A list that grows with each CUDA graph that is recorded."""
+    record, made = CudaGraphs.record, []
+
+    def recording(self: CudaGraphs, run: Callable[[], None]) -> Callable[[], None]:
+        replay = record(self, run)
+        made.append(True)
+        return replay
+
+    with patch.object(CudaGraphs, "record", recording):
+        yield made
 
 
 @contextmanager

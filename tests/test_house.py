@@ -2,6 +2,8 @@
 
 import ast
 import dataclasses
+import subprocess
+import sys
 from inspect import ismodule
 from pathlib import Path
 
@@ -101,6 +103,12 @@ def test_bodies_never_ask_for_a_part_by_name(body: str):
 @pytest.mark.parametrize("config", [TransformerConfig, ConvConfig, ResNetConfig])
 def test_a_body_has_few_fields(config: type):
     assert len(dataclasses.fields(config)) <= MAX_FIELDS
+
+
+def test_importing_the_library_does_not_import_the_compiler():
+    """It takes as long as torch itself, and most users never compile."""
+    code = "import sys, saccade; sys.exit('torch._dynamo' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_public_names_are_these():

@@ -49,10 +49,7 @@ _MANY: Options = (
 )
 _RUN: tuple[Sequence[str], dict[str, Any]] = (
     ["run"],
-    {
-        "metavar": "RUN",
-        "help": "folder of a run or of kept weights, or a .safetensors file",
-    },
+    {"metavar": "RUN", "help": "folder of a run or of kept weights, or a .safetensors file"},
 )
 _BENCH = ("ops", "train", "infer")
 FLAGS: dict[str, tuple[str, Options]] = {

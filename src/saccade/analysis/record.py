@@ -271,7 +271,8 @@ def _sum(x: Tensor, axes: tuple[int, ...], *, most: float) -> Tensor:
 def _look(x: Tensor) -> _Given:
     """Exact of integers. Spikes, of which there are most, are read in few passes: a CPU takes
     longer to count them than to compute with them."""
-    x = x if x.dtype == torch.float64 else x.float()
+    if x.device.type == "cpu" and x.dtype != torch.float64:
+        x = x.float()  # short types are slow there; on a GPU the copy would only take memory
     low, high = (bound.item() for bound in x.aminmax())
     integer = bool((x == x.round()).all())
     axes = tuple(range(max(1, x.dim() - 2)))

@@ -141,7 +141,7 @@ def make_case(
     if settings.place.type == "cuda" and len(model.frame) == 3:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     x = torch.randn(batch, *model.frame, device=settings.place)
-    rate = _settle(model, x) if what == "infer" else None
+    rate = settle(model, x) if what == "infer" else None
     if settings.products is not None:
         model = fuse(model, settings.products)
     y = torch.randint(model.config.num_classes, (batch,), device=settings.place)
@@ -151,7 +151,7 @@ def make_case(
 
 
 @torch.no_grad()
-def _settle(model: SpikingModel, x: Tensor) -> float:
+def settle(model: SpikingModel, x: Tensor) -> float:
     """Take the statistics of all norms from a batch; the mean firing rate with them.
 
     With those that it was made with, an untrained model is silent, and what skips silent inputs
