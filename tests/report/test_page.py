@@ -238,6 +238,21 @@ def test_a_diverged_run_has_a_page(tmp_path: Path):
 
 
 @pytest.mark.usefixtures("blank")
+def test_the_matrices_open_where_something_is_heard(tmp_path: Path):
+    arrays = observations()
+    last = max(name for name in arrays if re.fullmatch(r"attention_\d+", name))
+    arrays[last][0] = 0
+    arrays[last][0, 2, 1] = 1
+    text = page(save(make_run(tmp_path), arrays))
+    frames = re.findall(r'<img class="map" data-frame="(\d+-\d+)"[^>]*?( hidden)?>', text)
+    assert len(frames) > 2
+    assert [name for name, hidden in frames if not hidden] == ["2-1"]
+    assert "head 2, step 3" in text
+    assert re.search(r'id="step"[^>]*value="2"', text)
+    assert re.search(r'id="head"[^>]*value="1"', text)
+
+
+@pytest.mark.usefixtures("blank")
 def test_an_empty_log(tmp_path: Path):
     run = make_run(tmp_path)
     (run / "log.jsonl").write_text("")

@@ -52,7 +52,10 @@ def _listened(layer: Layer, s: int, grid: NDArray[Any] | None) -> Section:
 
 
 def _matrices(layers: Sequence[Layer]) -> Section | None:
-    """All steps and as many heads as fit of the last layer, for the first sample."""
+    """All steps and as many heads as fit of the last layer, for the first sample.
+
+    The page opens on the step and head that listen most: many hear nothing.
+    """
     layer = next((x for x in reversed(layers) if len(x.values)), None)
     if layer is None or not layer.values[0].size:
         return None
@@ -63,9 +66,11 @@ def _matrices(layers: Sequence[Layer]) -> Section | None:
     heads = max(1, min(h, room // steps))
     drawn = np.nan_to_num(scores[:steps, :heads])
     shown = unit(drawn)
+    t, head = (int(i) for i in np.unravel_index(drawn.sum((-2, -1)).argmax(), (steps, heads)))
     return {
         "path": layer.path,
         "N": N,
+        "first": {"t": t, "head": head},
         "steps": steps,
         "heads": heads,
         "all_heads": h,
