@@ -1,4 +1,4 @@
-"""What has to hold on a GPU: exact spikes, gradients, flips, torch.compile and torch.export.
+"""What has to hold on a GPU: exact spikes, gradients, flips, streams, torch.compile and export.
 
 python benchmarks/gpu_checks.py out.json
 """
@@ -6,12 +6,14 @@ python benchmarks/gpu_checks.py out.json
 import copy
 import json
 import sys
+import time
 from pathlib import Path
 
 import torch
 
 import saccade
 from saccade.attention.ssa import fire_mix
+from saccade.bench.models import settle
 from saccade.bench.timing import graphed
 from saccade.nn.folded import Folded
 from saccade.ops import Fire, Norm, affine_lif, lif, norm_lif
@@ -233,6 +235,29 @@ def inference() -> dict[str, object]:
     }
 
 
+@torch.no_grad()
+def streamed() -> dict[str, dict[str, float]]:
+    """Fed step by step: largest difference of logits from the whole sequence's, and ms a step."""
+    torch.manual_seed(0)
+    model = saccade.create_model("spikformer_2_256_dvs").to(DEVICE)
+    T, rows = model.config.T, {}
+    x = (torch.rand(T, 4, *model.frame, device=DEVICE) < 0.05).float()
+    rate = settle(model, x)
+    nets = {"float32": model, "fused bf16": fuse(model, "bfloat16"), "int8": fuse(model, "int8")}
+    for name, net in nets.items():
+        whole, stream = net(x), saccade.streaming(net)
+        steps = [stream.step(frame) for frame in x]
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        for frame in x:
+            stream.step(frame)
+        torch.cuda.synchronize()
+        spent = (time.perf_counter() - began) / T * 1e3
+        apart = worst([torch.stack(steps).mean(0)], [whole])
+        rows[name] = {"apart": apart, "ms a step": spent, "neurons fire": rate}
+    return rows
+
+
 def compiled() -> dict[str, object]:
     """Small model on the GPU: whole graph, with autograd; and export."""
     torch.manual_seed(0)
@@ -262,7 +287,7 @@ def compiled() -> dict[str, object]:
 
 if __name__ == "__main__":
     results = {}
-    for part in (exact_lif, gradients, flips, inference, compiled, attention_core):
+    for part in (exact_lif, gradients, flips, inference, streamed, compiled, attention_core):
         try:
             results[part.__name__] = part()
         except Exception as error:

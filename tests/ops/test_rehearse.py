@@ -116,6 +116,22 @@ def test_kernels_are_loaded_one_by_one_behind_all_that_is_compiled(cuda: torch.d
     assert {t for s in sources for t in s.kernel.threads} == {threading.get_ident()}
 
 
+def test_kernels_are_asked_for_before_cudnn_searches(
+    cuda: torch.device, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    source, searching = Source(), []
+
+    def run() -> None:
+        _triton.launch(source, (1,))
+        searching.append(torch.backends.cudnn.benchmark)
+
+    _triton.rehearse(run, nn.Identity(), cuda)
+    assert searching == [False, True]
+    assert torch.backends.cudnn.benchmark
+    assert source.kernel.loaded == 1
+
+
 def test_what_fails_inside_is_raised_and_statistics_and_launches_are_as_before(cuda: torch.device):
     model = nn.BatchNorm1d(2)
 

@@ -6,8 +6,9 @@ so they are tested where there is no GPU.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.util import find_spec
 from inspect import signature
@@ -56,6 +57,9 @@ def rehearse(run: Callable[[], object], model: nn.Module, device: torch.device) 
     written holds arbitrary numbers inside `run`, so it must do nothing that has to be right, such
     as a step of an optimiser. Gradients that it leaves are to be cleared.
 
+    Where cuDNN searches for its fastest algorithms `run` is called twice: first without, so that
+    all kernels are asked for at once, then with, while they are being compiled.
+
     Args:
         run: forward passes of the model, and backward passes, which stay in this thread.
         model: its buffers, such as running statistics, are put back.
@@ -76,6 +80,9 @@ def rehearse(run: Callable[[], object], model: nn.Module, device: torch.device) 
         token = _REHEARSED.set(kernels)
         try:
             with AsyncCompileMode(pool), torch.autograd.set_multithreading_enabled(False):
+                if torch.backends.cudnn.benchmark:
+                    with _unsearched():
+                        run()
                 run()
         finally:
             _REHEARSED.reset(token)
@@ -83,6 +90,16 @@ def rehearse(run: Callable[[], object], model: nn.Module, device: torch.device) 
                 buffer.copy_(before)
         compiled = [k.result() if hasattr(k, "result") else k for k in kernels]
         _load(compiled, build, pool)
+
+
+@contextmanager
+def _unsearched() -> Iterator[None]:
+    """Inside this block cuDNN takes the algorithm that it thinks best, at once."""
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = True
 
 
 def _load(kernels: list[Any], build: Callable[[Any], None], pool: Executor) -> None:
