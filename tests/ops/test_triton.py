@@ -3,6 +3,8 @@
 Currents on a grid of 1/64 make exact ties with the threshold, so spikes must be equal bit by bit.
 """
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -19,6 +21,7 @@ from saccade.ops import (
     project_lif,
     sense_lif,
 )
+from saccade.ops._op import Fn, Op
 from saccade.ops._packed import bits_of, remember
 from saccade.ops.lif.exact import MANTISSA, bits_needed
 
@@ -270,3 +273,94 @@ def test_sense_lif(pools: bool, steps: tuple[int, int], C: int, N: int, side: in
     assert 0.02 < want.float().mean() < 0.98
     assert torch.equal(got, want)
     assert torch.equal(sense_lif.variants["composed"][0](*args), want)
+
+
+FIRE = Fire(v_reset=-0.25, v_rest=-0.125)
+LEAKS = pytest.mark.parametrize("leak", [(0.5, 0.5), (0.7, 0.3)], ids=["halves", "others"])
+"""Multiply-adds are contracted where decay and gain are powers of two, and only there."""
+Run = Callable[[Fn, Tensor, Tensor | None], Tensor]
+
+
+def goes_on(op: Op, run: Run, x: Tensor, *shape: int) -> None:
+    """Membranes [B C H W] go on as in the reference, in two calls as in one, or begin at rest."""
+    fast = op.variants["triton"][0]
+    B, C, H, W = shape
+    start = torch.randn(B, H, W, C).mul(8).round().div(8).permute(0, 3, 1, 2)
+    v, w, again = start.clone(), start.clone(), start.clone()
+    got, want = run(fast, x, v), run(op.reference, x, w)
+    assert 0.02 < want.float().mean() < 0.98
+    assert torch.equal(got, want)
+    assert torch.equal(v, w)
+    assert torch.equal(got, torch.cat([run(fast, part, again) for part in (x[:1], x[1:])]))
+    assert torch.equal(again, v)
+    assert torch.equal(run(fast, x, None), run(op.reference, x, None))
+
+
+@LEAKS
+@pytest.mark.parametrize("pools", [False, True])
+def test_membranes_go_on_in_affine_lif(pools: bool, leak: tuple[float, float]):
+    torch.manual_seed(0)
+    scale, shift = (torch.randn(24).mul(8).round() / 8 + 1 for _ in range(2))
+
+    def run(f: Fn, y: Tensor, v: Tensor | None) -> Tensor:
+        return f(y, scale, shift, *leak, FIRE, len(y), pools, torch.int8, v)
+
+    goes_on(affine_lif, run, channels_last(3, 2, 24, 5, 6), 2, 24, 5, 6)
+
+
+@LEAKS
+@pytest.mark.parametrize("pools", [False, True])
+def test_membranes_go_on_in_project_lif(pools: bool, leak: tuple[float, float]):
+    torch.manual_seed(0)
+    x = torch.randint(0, 4, (3, 2, 4, 5, 48), dtype=torch.int8).permute(0, 1, 4, 2, 3)
+    weight = torch.randint(-127, 128, (32, 3, 3, 48), dtype=torch.int8).permute(0, 3, 1, 2)
+    scale, shift = torch.full((32,), 2.0**-9), torch.randn(32).mul(8).round() / 8
+
+    def run(f: Fn, x: Tensor, v: Tensor | None) -> Tensor:
+        return f(x, weight, scale, shift, *leak, FIRE, 1, pools, v)
+
+    goes_on(project_lif, run, x, 2, 32, 4, 5)
+
+
+@LEAKS
+@pytest.mark.parametrize("pools", [False, True])
+def test_membranes_go_on_in_sense_lif(pools: bool, leak: tuple[float, float]):
+    torch.manual_seed(0)
+    weight = torch.randn(24, 3, 3, 3).mul(8).round() / 32
+
+    def run(f: Fn, x: Tensor, v: Tensor | None) -> Tensor:
+        return f(x, weight, torch.ones(24) / 2, *leak, FIRE, len(x), 1, pools, v)
+
+    goes_on(sense_lif, run, torch.randn(3, 2, 3, 7, 6).mul(8).round() / 8, 2, 24, 7, 6)
+
+
+def test_membranes_that_lie_otherwise_in_memory_are_refused():
+    y, known = channels_last(2, 1, 24, 5, 6), (torch.ones(24), torch.ones(24))
+    refuses, rest = affine_lif.variants["triton"][1], (0.5, 0.5, FIRE, 2, False, torch.int8)
+    v = torch.zeros(1, 24, 5, 6)
+    assert "channels-last" in (refuses(y, *known, *rest, v) or "")
+    v = v.contiguous(memory_format=torch.channels_last)
+    assert "float32" in (refuses(y, *known, *rest, v.double()) or "")
+    assert refuses(y, *known, *rest, v) == refuses(y, *known, *rest)
+
+
+@LEAKS
+@pytest.mark.parametrize("pools", [False, True])
+def test_norm_lif_with_a_rest_of_its_own(pools: bool, leak: tuple[float, float]):
+    torch.manual_seed(0)
+    y = channels_last(3, 2, 24, 5, 6).requires_grad_()
+    outs = []
+    for f in (norm_lif.variants["triton"][0], norm_lif.reference):
+        norm = Norm(
+            weight=torch.ones(24, requires_grad=True),
+            bias=torch.full((24,), 0.5, requires_grad=True),
+            running_mean=torch.zeros(24),
+            running_var=torch.full((24,), 4.0 - 1e-5),
+            training=False,
+        )
+        s = f(y, norm, *leak, FIRE, 3, pools)
+        outs.append((s, gradients(s, [y, norm.weight, norm.bias])))
+    (got, ours), (want, theirs) = outs
+    assert 0.02 < want.mean() < 0.98
+    assert torch.equal(got, want)
+    agree(ours, theirs)

@@ -3,13 +3,14 @@
 import triton
 import triton.language as tl
 
-from saccade.kernels.neuron import after, charged, fires, reset_slope, slope
+from saccade.kernels.neuron import after, charged, fires, led, reset_slope, slope
 
 
 @triton.jit
 def forward(
     x, v0, s, v_last, n, rest, decay, gain, pull, theta, reset, alpha,
-    HARD: tl.constexpr, STRICT: tl.constexpr, START: tl.constexpr, T: tl.constexpr,
+    HARD: tl.constexpr, STRICT: tl.constexpr, POWERS: tl.constexpr, START: tl.constexpr,
+    T: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Spikes of all steps and the membrane after the last."""
@@ -21,7 +22,7 @@ def forward(
         v = tl.full([BLOCK], rest, tl.float32)
     for t in tl.static_range(T):
         x_t = tl.load(x + t * n + i, inside, 0.0).to(tl.float32)
-        h = charged(x_t, v, decay, gain, pull)
+        h = charged(led(x_t, gain, POWERS), v, decay, gain, pull, POWERS)
         f = fires(h, theta, STRICT)
         v = after(h, f, theta, reset, HARD)
         tl.store(s + t * n + i, f.to(s.dtype.element_ty), inside)
@@ -31,7 +32,8 @@ def forward(
 @triton.jit
 def backward(
     x, v0, grad_s, grad_v, grad_x, grad_v0, n, rest, decay, gain, pull, theta, reset, alpha,
-    HARD: tl.constexpr, STRICT: tl.constexpr, DETACH: tl.constexpr, KIND: tl.constexpr,
+    HARD: tl.constexpr, STRICT: tl.constexpr, POWERS: tl.constexpr, DETACH: tl.constexpr,
+    KIND: tl.constexpr,
     START: tl.constexpr, END: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the currents and of the first membrane."""
@@ -44,7 +46,7 @@ def backward(
     hs = ()
     for t in tl.static_range(T):
         x_t = tl.load(x + t * n + i, inside, 0.0).to(tl.float32)
-        h = charged(x_t, v, decay, gain, pull)
+        h = charged(led(x_t, gain, POWERS), v, decay, gain, pull, POWERS)
         v = after(h, fires(h, theta, STRICT), theta, reset, HARD)
         hs = hs + (h,)
     carried = tl.zeros([BLOCK], tl.float32)
@@ -53,9 +55,9 @@ def backward(
     for step in tl.static_range(T):
         h = hs[T - 1 - step]
         at = (T - 1 - step) * n + i
-        d = slope(h - theta, alpha, KIND)
-        g = tl.load(grad_s + at, inside, 0.0).to(tl.float32) * d
-        g += carried * reset_slope(h, fires(h, theta, STRICT), d, theta, reset, HARD, DETACH)
+        d = slope(h, theta, alpha, KIND)
+        keep = reset_slope(h, fires(h, theta, STRICT), d, theta, reset, HARD, DETACH)
+        g = tl.fma(carried, keep, d * tl.load(grad_s + at, inside, 0.0).to(tl.float32))
         carried = g * decay
         tl.store(grad_x + at, (g * gain).to(grad_x.dtype.element_ty), inside)
     if START:

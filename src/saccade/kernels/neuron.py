@@ -9,9 +9,27 @@ import triton.language as tl
 
 
 @triton.jit
-def charged(x, v, decay, gain, pull):
-    """h = decay v + gain x + pull, rounded in this order."""
-    return (decay * v + gain * x) + pull
+def led(a, gain, POWERS: tl.constexpr):
+    """The factor of a current, with gain in it already where that rounds alike; see `charged`."""
+    if POWERS:
+        a = gain * a
+    return a
+
+
+@triton.jit
+def charged(x, v, decay, gain, pull, POWERS: tl.constexpr):
+    """h = decay v + gain x + pull, rounded in this order; gain is in x already where POWERS.
+
+    POWERS says that decay and gain are powers of two: their products are exact, so a contracted
+    multiply-add rounds as the two operations do. pull is None where there is none.
+    """
+    if POWERS:
+        h = tl.fma(v, decay, x)
+    else:
+        h = decay * v + gain * x
+    if pull is not None:
+        h += pull
+    return h
 
 
 @triton.jit
@@ -35,12 +53,14 @@ def after(h, s, theta, reset, HARD: tl.constexpr):
 
 
 @triton.jit
-def slope(u, alpha, KIND: tl.constexpr):
-    """Surrogate derivative: the table of `saccade.ops.surrogate`."""
-    if KIND == "sigmoid":  # even in u: |u| keeps the exponential from overflowing
-        e = tl.exp2(-1.4426950408889634 * alpha * tl.abs(u))
-        r = tl.rsqrt(1 + e)
-        d = alpha * e * (r * r) * (r * r)
+def slope(h, theta, alpha, KIND: tl.constexpr):
+    """Surrogate derivative at h - theta: the table of `saccade.ops.surrogate`."""
+    u = h - theta
+    if KIND == "sigmoid":  # even in u: -|u| keeps the exponential from overflowing
+        c, k = 1.4426950408889634 * alpha, tl.rsqrt(alpha)
+        e = tl.exp2(-tl.abs(tl.fma(h, c, -c * theta)))
+        r = tl.rsqrt(tl.fma(e, k, k))
+        d = (r * r) * (r * r * e)
     elif KIND == "atan":
         w = 1.5707963267948966 * alpha * u
         d = alpha / 2 / (1 + w * w)
@@ -61,7 +81,7 @@ def reset_slope(h, s, d, theta, reset, HARD: tl.constexpr, DETACH: tl.constexpr)
     if HARD:
         keep = tl.where(s, 0.0, 1.0)
         if not DETACH:
-            keep += (reset - h) * d
+            keep = tl.fma(reset - h, d, keep)
     else:
         keep = tl.full(h.shape, 1.0, tl.float32)
         if not DETACH:

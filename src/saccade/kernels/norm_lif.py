@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from saccade.kernels.bits import packed
-from saccade.kernels.neuron import after, charged, fires, reset_slope, slope
+from saccade.kernels.neuron import after, charged, fires, led, reset_slope, slope
 
 
 @triton.jit
@@ -114,29 +114,42 @@ def _settle(
 
 
 @triton.jit
+def _current(coef, c, channel, gain, POWERS: tl.constexpr, C: tl.constexpr):
+    """a and b of the current a y + b."""
+    a = tl.load(coef + 2 * C + c, channel, 0.0)[None, :]
+    b = tl.load(coef + 3 * C + c, channel, 0.0)[None, :]
+    return led(a, gain, POWERS), led(b, gain, POWERS)
+
+
+@triton.jit
 def fire(
-    y, coef, s, bits, rows, rest, decay, gain, pull, theta, reset, alpha,
-    HARD: tl.constexpr, STRICT: tl.constexpr, T: tl.constexpr, ONCE: tl.constexpr,
+    y, coef, s, bits, held, rows, rest, decay, gain, pull, theta, reset, alpha,
+    HARD: tl.constexpr, STRICT: tl.constexpr, POWERS: tl.constexpr, T: tl.constexpr,
+    ONCE: tl.constexpr,
     BITS: tl.constexpr, TRAINS: tl.constexpr, C: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
-    """Norm as an affine map, and the neuron; TRAINS leaves all steps of a neuron in one word."""
+    """Norm as an affine map, and the neuron; TRAINS leaves all steps of a neuron in one word.
+
+    Membranes begin at rest, or in held where it is given: there they stay.
+    """
     r = (tl.program_id(0) * BR + tl.arange(0, BR)).to(tl.int64)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     c8 = tl.program_id(1) * (BC // 8) + tl.arange(0, BC // 8)
     inside = (r < rows)[:, None] & (c < C)[None, :]
     inside8 = (r < rows)[:, None] & (c8 < C // 8)[None, :]
-    a = tl.load(coef + 2 * C + c, c < C, 0.0)[None, :]
-    b = tl.load(coef + 3 * C + c, c < C, 0.0)[None, :]
+    a, b = _current(coef, c, c < C, gain, POWERS, C)
     at = r[:, None] * C + c[None, :]
     at8 = r[:, None] * (C // 8) + c8[None, :]
     v = tl.full([BR, BC], rest, tl.float32)
+    if held is not None:
+        v = tl.load(held + at, inside, 0.0)
     x = tl.zeros([BR, BC], tl.float32)
     train = tl.zeros([BR, BC], tl.int32)
     for t in tl.static_range(T):
         if t == 0 or not ONCE:
             y_t = tl.load(y + t * tl.cast(rows, tl.int64) * C + at, inside, 0.0).to(tl.float32)
             x = a * y_t + b
-        h = charged(x, v, decay, gain, pull)
+        h = charged(x, v, decay, gain, pull, POWERS)
         f = fires(h, theta, STRICT)
         v = after(h, f, theta, reset, HARD)
         if TRAINS:
@@ -148,19 +161,23 @@ def fire(
             tl.store(out8, packed(f, BR, BC), inside8)
     if TRAINS:
         tl.store(s + at, train.to(s.dtype.element_ty), inside)
+    if held is not None:
+        tl.store(held + at, v, inside)
 
 
 @triton.jit
 def back(
     y, coef, sums, grad_s, out, rows, n, rest, decay, gain, pull, theta, reset, alpha,
-    HARD: tl.constexpr, STRICT: tl.constexpr, DETACH: tl.constexpr, KIND: tl.constexpr,
+    HARD: tl.constexpr, STRICT: tl.constexpr, POWERS: tl.constexpr, DETACH: tl.constexpr,
+    KIND: tl.constexpr,
     T: tl.constexpr, ONCE: tl.constexpr, APPLY: tl.constexpr, BATCH: tl.constexpr,
     C: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     """The gradient before the norm (APPLY), or the two sums of it that the norm needs first."""
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     channel = c < C
-    a, b, mean, scale, slant, level = _affine(coef, sums, c, channel, n, gain, APPLY and BATCH, C)
+    a, b = _current(coef, c, channel, gain, POWERS, C)
+    mean, scale, slant, level = _before(coef, sums, c, channel, n, gain, APPLY and BATCH, C)
     first = tl.zeros([BR, BC], tl.float32)
     second = tl.zeros([BR, BC], tl.float32)
     tile = tl.program_id(0)
@@ -174,7 +191,7 @@ def back(
         for t in tl.static_range(T):
             if t == 0 or not ONCE:
                 y_t = tl.load(y + t * tl.cast(rows, tl.int64) * C + at, inside, 0.0).to(tl.float32)
-            h = charged(a * y_t + b, v, decay, 1.0, pull)
+            h = charged(a * y_t + b, v, decay, gain, pull, POWERS)
             v = after(h, fires(h, theta, STRICT), theta, reset, HARD)
             hs, ys = hs + (h,), ys + (y_t,)
         carried = tl.zeros([BR, BC], tl.float32)
@@ -182,42 +199,41 @@ def back(
         for step in tl.static_range(T):
             h, y_t = hs[T - 1 - step], ys[T - 1 - step]
             at_t = (T - 1 - step) * tl.cast(rows, tl.int64) * C + at
-            d = slope(h - theta, alpha, KIND)
-            g = d * tl.load(grad_s + at_t, inside, 0.0).to(tl.float32)
-            g += carried * reset_slope(h, fires(h, theta, STRICT), d, theta, reset, HARD, DETACH)
+            d = slope(h, theta, alpha, KIND)
+            keep = reset_slope(h, fires(h, theta, STRICT), d, theta, reset, HARD, DETACH)
+            g = tl.fma(carried, keep, d * tl.load(grad_s + at_t, inside, 0.0).to(tl.float32))
             carried = g * decay
             if ONCE:
                 summed += g
             elif APPLY:
-                g = scale * g + (slant * y_t + level)
+                g = tl.fma(scale, g, tl.fma(slant, y_t, level))
                 tl.store(out + at_t, g.to(out.dtype.element_ty), inside)
             else:
                 first += g
-                second += g * (y_t - mean)
+                second = tl.fma(g, y_t - mean, second)
         if ONCE:
             if APPLY:
-                g = scale * summed + T * (slant * y_t + level)
+                g = tl.fma(scale, summed, T * tl.fma(slant, y_t, level))
                 tl.store(out + at, g.to(out.dtype.element_ty), inside)
             else:
                 first += summed
-                second += summed * (y_t - mean)
+                second = tl.fma(summed, y_t - mean, second)
         tile += tl.num_programs(0)
     if not APPLY:
         _leave(out, first, second, gain, c, channel, C)
 
 
 @triton.jit
-def _affine(coef, sums, c, channel, n, gain, BATCH: tl.constexpr, C: tl.constexpr):
-    """The current gain (a y + b); and the gradient before the norm, scale g + slant y + level."""
+def _before(coef, sums, c, channel, n, gain, BATCH: tl.constexpr, C: tl.constexpr):
+    """The mean of y, and the gradient before the norm, scale g + slant y + level."""
     mean = tl.load(coef + c, channel, 0.0)[None, :]
     rstd = tl.load(coef + C + c, channel, 0.0)[None, :]
     a = tl.load(coef + 2 * C + c, channel, 0.0)[None, :]
-    b = tl.load(coef + 3 * C + c, channel, 0.0)[None, :]
     slant, level = a * 0, a * 0
     if BATCH:
         slant = -a * rstd * rstd * tl.load(sums + C + c, channel, 0.0)[None, :] / n
         level = -a * tl.load(sums + c, channel, 0.0)[None, :] / n - slant * mean
-    return gain * a, gain * b, mean, gain * a, slant, level
+    return mean, gain * a, slant, level
 
 
 @triton.jit
@@ -232,7 +248,8 @@ def _leave(partial, first, second, gain, c, channel, C: tl.constexpr):
 def back_pool(
     y, coef, grad_s, code, out, partial, rows, H, W, h_out, w_out,
     rest, decay, gain, pull, theta, reset, alpha,
-    HARD: tl.constexpr, STRICT: tl.constexpr, DETACH: tl.constexpr, KIND: tl.constexpr,
+    HARD: tl.constexpr, STRICT: tl.constexpr, POWERS: tl.constexpr, DETACH: tl.constexpr,
+    KIND: tl.constexpr,
     PIXEL: tl.constexpr, T: tl.constexpr, ONCE: tl.constexpr, C: tl.constexpr, BR: tl.constexpr,
     BC: tl.constexpr,
 ):  # fmt: skip
@@ -243,7 +260,8 @@ def back_pool(
     """
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     channel = c < C
-    a, b, mean, _, _, _ = _affine(coef, coef, c, channel, 1, gain, False, C)
+    a, b = _current(coef, c, channel, gain, POWERS, C)
+    mean = tl.load(coef + c, channel, 0.0)[None, :]
     first = tl.zeros([BR, BC], tl.float32)
     second = tl.zeros([BR, BC], tl.float32)
     size = h_out * w_out
@@ -263,7 +281,7 @@ def back_pool(
         for t in tl.static_range(T):
             if t == 0 or not ONCE:
                 y_t = tl.load(y + t * frames * H * W * C + at, inside, 0.0).to(tl.float32)
-            h = charged(a * y_t + b, v, decay, 1.0, pull)
+            h = charged(a * y_t + b, v, decay, gain, pull, POWERS)
             v = after(h, fires(h, theta, STRICT), theta, reset, HARD)
             hs, ys = hs + (h,), ys + (y_t,)
         carried = tl.zeros([BR, BC], tl.float32)
@@ -280,9 +298,10 @@ def back_pool(
                 tap = (PIXEL // 2 + 1 - 2 * down) * 3 + PIXEL % 2 + 1 - 2 * right
                 g = tl.load(grad_s + to, there, 0.0).to(tl.float32)
                 arrived += tl.where(tl.load(code + to, there, 9) == tap, g, 0.0)
-            d = slope(h - theta, alpha, KIND)
+            d = slope(h, theta, alpha, KIND)
             f = fires(h, theta, STRICT)
-            g = d * arrived + carried * reset_slope(h, f, d, theta, reset, HARD, DETACH)
+            keep = reset_slope(h, f, d, theta, reset, HARD, DETACH)
+            g = tl.fma(carried, keep, d * arrived)
             carried = g * decay
             if ONCE:
                 summed += g
@@ -290,11 +309,11 @@ def back_pool(
                 to = out + (T - 1 - step) * frames * H * W * C + at
                 tl.store(to, g.to(out.dtype.element_ty), inside)
                 first += g
-                second += g * (y_t - mean)
+                second = tl.fma(g, y_t - mean, second)
         if ONCE:
             tl.store(out + at, summed.to(out.dtype.element_ty), inside)
             first += summed
-            second += summed * (y_t - mean)
+            second = tl.fma(summed, y_t - mean, second)
         tile += tl.num_programs(0)
     _leave(partial, first, second, gain, c, channel, C)
 
@@ -307,13 +326,13 @@ def back_norm(
     """From the gradient behind the norm to that before it, in place."""
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     channel = c < C
-    _, _, _, scale, slant, level = _affine(coef, sums, c, channel, n, gain, BATCH, C)
+    _, scale, slant, level = _before(coef, sums, c, channel, n, gain, BATCH, C)
     r = (tl.program_id(0) * BR + tl.arange(0, BR)).to(tl.int64)
     inside = (r < rows)[:, None] & channel[None, :]
     at = r[:, None] * C + c[None, :]
     out = scale * tl.load(g + at, inside, 0.0).to(tl.float32)
     if BATCH:
-        out += shown * (slant * tl.load(y + at, inside, 0.0).to(tl.float32) + level)
+        out += shown * tl.fma(slant, tl.load(y + at, inside, 0.0).to(tl.float32), level)
     tl.store(g + at, out.to(g.dtype.element_ty), inside)
 
 

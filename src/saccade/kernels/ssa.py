@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from saccade.kernels.neuron import after, charged, fires, reset_slope, slope
+from saccade.kernels.neuron import after, charged, fires, led, reset_slope, slope
 
 
 @triton.jit
@@ -62,7 +62,8 @@ def _current(q_n, kv, at, scale, WIDE: tl.constexpr):
 @triton.jit
 def fire(
     q, q_bits, kv, s, s_bits, B, N, heads, scale, rest, decay, gain, pull, theta, reset, alpha,
-    HARD: tl.constexpr, STRICT: tl.constexpr, T: tl.constexpr, WIDE: tl.constexpr,
+    HARD: tl.constexpr, STRICT: tl.constexpr, POWERS: tl.constexpr, T: tl.constexpr,
+    WIDE: tl.constexpr,
     BITS: tl.constexpr, KEEPS: tl.constexpr, d: tl.constexpr, D: tl.constexpr, C: tl.constexpr,
     BN: tl.constexpr,
 ):  # fmt: skip
@@ -75,7 +76,8 @@ def fire(
         frame = t * B + b
         q_n = _spikes(q, q_bits, frame, n, head, N, d, D, C, BITS)
         pair = (frame * heads + head).to(tl.int64) * D * D + i[:, None] * D + i[None, :]
-        h = charged(_current(q_n, kv, pair, scale, WIDE), v, decay, gain, pull)
+        current = _current(q_n, kv, pair, led(scale, gain, POWERS), WIDE)
+        h = charged(current, v, decay, gain, pull, POWERS)
         f = fires(h, theta, STRICT)
         v = after(h, f, theta, reset, HARD)
         row = frame.to(tl.int64) * N + n
@@ -92,7 +94,8 @@ def fire(
 def back_queries(
     q, q_bits, kv, grad_s, grad_q, grad_c, B, N, heads, scale,
     rest, decay, gain, pull, theta, reset, alpha,
-    HARD: tl.constexpr, STRICT: tl.constexpr, DETACH: tl.constexpr, KIND: tl.constexpr,
+    HARD: tl.constexpr, STRICT: tl.constexpr, POWERS: tl.constexpr, DETACH: tl.constexpr,
+    KIND: tl.constexpr,
     T: tl.constexpr, WIDE: tl.constexpr, BITS: tl.constexpr, PRECISION: tl.constexpr,
     d: tl.constexpr, D: tl.constexpr, C: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
@@ -107,16 +110,17 @@ def back_queries(
         frame = t * B + b
         q_n = _spikes(q, q_bits, frame, n, head, N, d, D, C, BITS)
         pair = (frame * heads + head).to(tl.int64) * D * D + i[:, None] * D + i[None, :]
-        h = charged(_current(q_n, kv, pair, scale, WIDE), v, decay, gain, pull)
+        current = _current(q_n, kv, pair, led(scale, gain, POWERS), WIDE)
+        h = charged(current, v, decay, gain, pull, POWERS)
         v = after(h, fires(h, theta, STRICT), theta, reset, HARD)
         hs = hs + (h,)
     carried = tl.zeros([BN, D], tl.float32)
     for step in tl.static_range(T):
         h, frame = hs[T - 1 - step], (T - 1 - step) * B + b
         at = (frame.to(tl.int64) * N + n)[:, None] * C + head * d + i[None, :]
-        slope_h = slope(h - theta, alpha, KIND)
-        g = tl.load(grad_s + at, inside, 0.0).to(tl.float32) * slope_h
-        g += carried * reset_slope(h, fires(h, theta, STRICT), slope_h, theta, reset, HARD, DETACH)
+        slope_h = slope(h, theta, alpha, KIND)
+        keep = reset_slope(h, fires(h, theta, STRICT), slope_h, theta, reset, HARD, DETACH)
+        g = tl.fma(carried, keep, slope_h * tl.load(grad_s + at, inside, 0.0).to(tl.float32))
         carried = g * decay
         g = (g * gain * scale).to(grad_q.dtype.element_ty)
         tl.store(grad_c + at, g, inside)

@@ -161,6 +161,8 @@ class Head(nn.Module):
         """Real-valued logits; averaging them over T is the caller's."""
         # tokens as one axis with channels last: the gradient of the mean then lies as x does
         tokens = x.permute(0, 1, 3, 4, 2).flatten(2, 3)
+        if not tokens.is_floating_point():  # torch would add up a copy in float32
+            tokens = tokens.half()  # exact for integers of eight bits
         logits: Tensor = self.linear(tokens.mean(2, dtype=self.linear.weight.dtype))
         return logits
 

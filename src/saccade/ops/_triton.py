@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from importlib.util import find_spec
 from inspect import signature
 from typing import Any, cast
@@ -197,6 +198,14 @@ def operator(
 ) -> Callable[[Callable[..., Any]], Kernels]:
     """Make `Kernels` of a function without gradient."""
     return lambda run: Kernels(name, run, mutates=mutates)
+
+
+@cache
+def multiprocessors(device: torch.device) -> int:
+    """How many a GPU has; 1 where kernels are interpreted."""
+    if device.type != "cuda":
+        return 1
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def tiles(n: int, size: int) -> int:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from saccade.kernels import project as kernels
 from saccade.kernels import sense as sense_kernels
-from saccade.ops._triton import FLAGS, launch, operator, power_of_two, tiles
+from saccade.ops._triton import FLAGS, launch, multiprocessors, operator, power_of_two, tiles
 from saccade.ops._triton import refuses as no_kernel
 from saccade.ops.lif.constants import constants, fire_of, scalars
 from saccade.ops.lif.reference import Fire
@@ -19,26 +19,33 @@ TAPS = 64
 """Taps of all channels together that the kernel for pictures takes at once."""
 STEPS = 4
 """T up to which the accumulators of all steps fit in registers."""
-_HELD = "membranes that go on from call to call are left to torch"
 
 
 def affine_refuses(
     y: Tensor, scale: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire, steps: int,
     pools: bool, dtype: torch.dtype, v: Tensor | None = None,
 ) -> str | None:  # fmt: skip
-    """For inference: no gradient, and every call begins at rest."""
-    if v is not None:
-        return _HELD
+    """For inference: it has no gradient."""
     if torch.is_grad_enabled() and y.requires_grad:
         return "it has no gradient"
     if not y.permute(0, 1, 3, 4, 2).is_contiguous():
         return "the currents are not channels-last in memory"
-    return no_kernel(y, steps) or (f"{y.shape[2]} channels" if y.shape[2] % 8 else None)
+    if y.shape[2] % 8:
+        return f"8 does not divide its {y.shape[2]} channels"
+    return _misplaced(v) or no_kernel(y, steps)
 
 
-@operator("affine_fire")
+def _misplaced(v: Tensor | None) -> str | None:
+    """Why membranes that go on in v cannot do so in a kernel."""
+    if v is None or (v.dtype == torch.float32 and v.permute(0, 2, 3, 1).is_contiguous()):
+        return None
+    return "the membranes are not float32 and channels-last in memory"
+
+
+@operator("affine_fire", mutates=("v",))
 def _affine(
-    y: Tensor, scale: Tensor, shift: Tensor, steps: int, pools: bool, dtype: torch.dtype,
+    y: Tensor, scale: Tensor, shift: Tensor, v: Tensor | None, steps: int, pools: bool,
+    dtype: torch.dtype,
     decay: float, gain: float, v_threshold: float, v_reset: float | None, v_rest: float,
     strict: bool, detach_reset: bool, surrogate: str, alpha: float,
 ) -> Tensor:  # fmt: skip
@@ -50,7 +57,7 @@ def _affine(
         s = channels_last_memory(y, 1, B, C, H, W, dtype=word(steps))
     else:
         s = channels_last_memory(y, steps, B, C, H, W, dtype=dtype)
-    fire_steps(y, coef, s, s, fire.rest, steps, neuron, trains=pools)
+    fire_steps(y, coef, s, s, fire.rest, steps, neuron, trains=pools, held=v)
     return _pooled(s, steps, dtype) if pools else s
 
 
@@ -67,7 +74,7 @@ def affine(
     pools: bool, dtype: torch.dtype, v: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """See `saccade.ops.affine_lif`."""
-    s: Tensor = _affine(y, scale, shift, steps, pools, dtype, decay, gain, *scalars(fire))
+    s: Tensor = _affine(y, scale, shift, v, steps, pools, dtype, decay, gain, *scalars(fire))
     return s
 
 
@@ -75,9 +82,7 @@ def project_refuses(
     x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire,
     stride: int, pools: bool, v: Tensor | None = None,
 ) -> str | None:  # fmt: skip
-    """Eight bits, channels last in memory, 16 | K, and few steps that begin at rest."""
-    if v is not None:
-        return _HELD
+    """Eight bits, channels last in memory, 16 | K, and few steps."""
     if x.dtype != torch.int8 or weight.dtype != torch.int8:
         return f"{x.dtype} spikes and {weight.dtype} weights, not int8"
     if len(x) > STEPS:
@@ -87,7 +92,7 @@ def project_refuses(
     rows, kernel = x.permute(0, 1, 3, 4, 2), weight.permute(0, 2, 3, 1)
     if not (rows.is_contiguous() and kernel.is_contiguous()):
         return "spikes or weights are not channels-last in memory"
-    return no_kernel(scale, len(x))
+    return _misplaced(v) or no_kernel(scale, len(x))
 
 
 class Tile(NamedTuple):
@@ -98,6 +103,11 @@ class Tile(NamedTuple):
     BK: int
     num_warps: int
     num_stages: int
+
+    def programs(self, M: int, N: int, device: torch.device) -> int:
+        """As many as run at the same time: one a multiprocessor of 8 warps, two of 4."""
+        at_once = 8 // self.num_warps * multiprocessors(device)
+        return min(tiles(M, self.BM) * tiles(N, self.BN), at_once)
 
 
 def tile_of(N: int, K: int) -> Tile:
@@ -112,9 +122,10 @@ def _least_empty(n: int) -> int:
     return min((128, 64, 32), key=lambda size: tiles(n, size) * size)
 
 
-@operator("project_fire")
+@operator("project_fire", mutates=("v",))
 def _project(
-    x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, stride: int, pools: bool,
+    x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, v: Tensor | None, stride: int,
+    pools: bool,
     decay: float, gain: float, v_threshold: float, v_reset: float | None, v_rest: float,
     strict: bool, detach_reset: bool, surrogate: str, alpha: float,
 ) -> Tensor:  # fmt: skip
@@ -126,7 +137,7 @@ def _project(
     tile = tile_of(N, K)
     s = channels_last_memory(x, steps, B, N, h, w, dtype=dtype)
     launch(
-        kernels.project, (tiles(M, tile.BM) * tiles(N, tile.BN),), x, weight, scale, shift, s,
+        kernels.project, (tile.programs(M, N, x.device),), x, weight, scale, shift, s, v,
         M, H, W, h, w, fire.rest, T=T, N=N, K=K, SIDE=side, STRIDE=stride, TRAINS=pools,
         GROUP=GROUP, **tile._asdict(), **constants(decay, gain, fire), **FLAGS,
     )  # fmt: skip
@@ -138,7 +149,7 @@ def project(
     stride: int, pools: bool, v: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """See `saccade.ops.project_lif`."""
-    s: Tensor = _project(x, weight, scale, shift, stride, pools, decay, gain, *scalars(fire))
+    s: Tensor = _project(x, weight, scale, shift, v, stride, pools, decay, gain, *scalars(fire))
     return s
 
 
@@ -146,23 +157,21 @@ def sense_refuses(
     x: Tensor, weight: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire, steps: int,
     stride: int, pools: bool, v: Tensor | None = None,
 ) -> str | None:  # fmt: skip
-    """Pictures as [C H W] in memory, few taps, and steps that begin at rest."""
-    if v is not None:
-        return _HELD
+    """Pictures as [C H W] in memory, and few taps."""
     if (taps := weight[0].numel()) > TAPS:
         return f"{taps} taps are more than the {TAPS} that a program takes at once"
     if not (x.is_contiguous() and weight.is_contiguous()):
         return "pictures or kernels lie in memory with gaps"
     if pools and len(weight) % 8:
         return f"8 does not divide its {len(weight)} channels"
-    return no_kernel(weight, steps)
+    return _misplaced(v) or no_kernel(weight, steps)
 
 
-@operator("sense_fire")
+@operator("sense_fire", mutates=("v",))
 def _sense(
-    x: Tensor, weight: Tensor, shift: Tensor, steps: int, stride: int, pools: bool,
-    decay: float, gain: float, v_threshold: float, v_reset: float | None, v_rest: float,
-    strict: bool, detach_reset: bool, surrogate: str, alpha: float,
+    x: Tensor, weight: Tensor, shift: Tensor, v: Tensor | None, steps: int, stride: int,
+    pools: bool, decay: float, gain: float, v_threshold: float, v_reset: float | None,
+    v_rest: float, strict: bool, detach_reset: bool, surrogate: str, alpha: float,
 ) -> Tensor:  # fmt: skip
     fire = fire_of(v_threshold, v_reset, v_rest, strict, detach_reset, surrogate, alpha)
     (t, B, C, H, W), (N, _, side, _) = x.shape, weight.shape
@@ -171,7 +180,7 @@ def _sense(
     s = channels_last_memory(x, left, B, N, h, w, dtype=dtype)
     M, BM, BN = B * h * w, 128, min(64, max(16, power_of_two(N)))
     launch(
-        sense_kernels.sense, (tiles(M, BM), tiles(N, BN)), x, weight, shift, s, M, H, W, h, w,
+        sense_kernels.sense, (tiles(M, BM), tiles(N, BN)), x, weight, shift, s, v, M, H, W, h, w,
         fire.rest, T=steps, ONCE=t < steps, N=N, C=C, SIDE=side, STRIDE=stride, TRAINS=pools,
         BM=BM, BN=BN, BK=max(16, power_of_two(C * side * side)), PRECISION="ieee",
         **constants(decay, gain, fire), **FLAGS,
@@ -184,5 +193,5 @@ def sense(
     stride: int, pools: bool, v: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """See `saccade.ops.sense_lif`."""
-    s: Tensor = _sense(x, weight, shift, steps, stride, pools, decay, gain, *scalars(fire))
+    s: Tensor = _sense(x, weight, shift, v, steps, stride, pools, decay, gain, *scalars(fire))
     return s

@@ -117,6 +117,7 @@ def _run_back(
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     q, k, v, *bits, ctx.heads, ctx.scale, _ = inputs[:9]
     ctx.constants, ctx.bits = inputs[9:], bits[0].numel() > 0
+    ctx.set_materialize_grads(False)  # bits and counts have none
     ctx.save_for_backward(*(bits if ctx.bits else (q, k, v)), output[2])
 
 

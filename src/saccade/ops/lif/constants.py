@@ -1,19 +1,22 @@
 """Constants of a neuron as operators and kernels take them: plain numbers, one by one."""
 
+from math import frexp
+
 from saccade.ops.lif.reference import Fire
 
 
-def constants(decay: float, gain: float, fire: Fire) -> dict[str, float | bool | str]:
-    """Keyword arguments that the kernels share."""
+def constants(decay: float, gain: float, fire: Fire) -> dict[str, float | bool | None]:
+    """Keyword arguments that the kernels share; see `saccade.kernels.neuron.charged`."""
     return {
         "decay": decay,
         "gain": gain,
-        "pull": (1 - decay) * fire.rest,
+        "pull": (1 - decay) * fire.rest or None,
         "theta": fire.v_threshold,
         "reset": fire.v_reset or 0.0,
         "alpha": fire.sharpness,
         "HARD": fire.v_reset is not None,
         "STRICT": fire.strict,
+        "POWERS": all(frexp(x)[0] == 0.5 for x in (decay, gain)),
     }
 
 

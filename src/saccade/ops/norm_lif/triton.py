@@ -23,6 +23,7 @@ from saccade.ops._triton import (
     channels_last,
     function,
     launch,
+    multiprocessors,
     operator,
     power_of_two,
     tiles,
@@ -33,8 +34,8 @@ from saccade.ops.lif.reference import Fire
 from saccade.ops.norm_lif.joined import Join
 from saccade.ops.norm_lif.reference import Norm
 
-PROGRAMS = 1056
-"""Programs that leave partial sums, at most: enough to fill any card, few enough to add up."""
+REGISTERS = 128
+"""Of a thread that goes back through a pool, at most: four programs at a time, not three."""
 Pass = dict[str, Any]
 """Keyword arguments of a kernel."""
 TALL = (256, 8)
@@ -70,8 +71,9 @@ def fire_tile(C: int, steps: int, elements: int = 1024) -> tuple[int, int]:
     return max(1, elements // columns), columns
 
 
-def _programs(rows: int, BR: int, columns: int) -> int:
-    return max(1, min(tiles(rows, BR), PROGRAMS // columns))
+def _programs(rows: int, BR: int, columns: int, device: torch.device, at_once: int = 4) -> int:
+    """Of each column, as many as leave partial sums at the same time."""
+    return max(1, min(tiles(rows, BR), at_once * multiprocessors(device) // columns))
 
 
 def _shape(y: Tensor) -> tuple[int, int]:
@@ -111,7 +113,7 @@ def _sums(y: Tensor) -> Tensor:
     """Of each channel, shifted by its first value, and of its square: partial ones [P, 2, C]."""
     (rows, C), frames = _shape(y), len(y)
     BR, BC = fire_tile(C, 1, 4096)
-    P = _programs(frames * rows, BR, tiles(C, BC))
+    P = _programs(frames * rows, BR, tiles(C, BC), y.device)
     partial = torch.empty(P, 2, C, device=y.device)
     grid = P, tiles(C, BC)
     launch(kernels.sums, grid, y, partial, frames * rows, C=C, BR=BR, BC=BC, num_warps=8)
@@ -159,13 +161,16 @@ def _run(
 
 def fire_steps(
     y: Tensor, coef: Tensor, s: Tensor, bits: Tensor, rest: float, steps: int, neuron: Pass, *,
-    keeps: bool = False, trains: bool = False,
+    keeps: bool = False, trains: bool = False, held: Tensor | None = None,
 ) -> None:  # fmt: skip
-    """Spikes of the current coef[2] y + coef[3] to `s`; or their trains, [1 B C H W] words."""
+    """Spikes of the current coef[2] y + coef[3] to `s`; or their trains, [1 B C H W] words.
+
+    Membranes begin at rest, or in `held` [B C H W], where they stay.
+    """
     rows, C = _shape(y)
     BR, BC = fire_tile(C, steps)
     launch(
-        kernels.fire, (tiles(rows, BR), tiles(C, BC)), y, coef, s, bits, rows, rest, T=steps,
+        kernels.fire, (tiles(rows, BR), tiles(C, BC)), y, coef, s, bits, held, rows, rest, T=steps,
         ONCE=len(y) < steps, BITS=keeps, TRAINS=trains, C=C, BR=BR, BC=BC, **neuron, **FLAGS,
     )  # fmt: skip
 
@@ -217,11 +222,12 @@ def _back_plain(
     (rows, C), grad_y = _shape(y), torch.empty_like(y)
     BR, BC = fire_tile(C, steps, 512)
     columns = tiles(C, BC)
-    P = _programs(rows, BR, columns)
+    P = _programs(rows, BR, columns, y.device, at_once=8)
     partial, sums = torch.empty(P, 2, C, device=y.device), torch.empty(2, C, device=y.device)
     sizes = rows, steps * rows, rest
     how = neuron | {"T": steps, "ONCE": len(y) < steps, "BATCH": batch, "C": C, "BR": BR, "BC": BC}
-    launch(kernels.back, (P, columns), y, coef, sums, grad_s, partial, *sizes, APPLY=False, **how)
+    given = y, coef, sums, grad_s, partial, *sizes
+    launch(kernels.back, (P, columns), *given, APPLY=False, num_warps=2, **how)
     _total(partial, sums)
     means, grid = _joined(sums, coef, join), (tiles(rows, BR), columns)
     launch(kernels.back, grid, y, coef, means, grad_s, grad_y, *sizes, APPLY=True, **how)
@@ -237,12 +243,12 @@ def _back_pooled(
     squares, grad_y = y.shape[1] * h * w, torch.empty_like(y)
     BR, BC = fire_tile(C, steps)
     columns = tiles(C, BC)
-    P = _programs(squares, BR, columns)
+    P = _programs(squares, BR, columns, y.device)
     partial, sums = torch.empty(4, P, 2, C, device=y.device), torch.empty(2, C, device=y.device)
     how = neuron | {"T": steps, "ONCE": len(y) < steps, "C": C, "BR": BR, "BC": BC}
     for pixel in range(4):
         given = y, coef, grad_s, code, grad_y, partial[pixel], squares, H, W, h, w, rest
-        launch(kernels.back_pool, (P, columns), *given, PIXEL=pixel, **how)
+        launch(kernels.back_pool, (P, columns), *given, PIXEL=pixel, maxnreg=REGISTERS, **how)
     _total(partial.flatten(0, 1), sums)
     pixels, n = len(y) * rows, steps * rows
     launch(
@@ -272,6 +278,7 @@ def _joined(sums: Tensor, coef: Tensor, join: Join | None) -> Tensor:
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     y, _, _, offset, coef, ctx.batch, ctx.steps, ctx.pools, _, *ctx.constants = inputs
     ctx.offset = offset is not None
+    ctx.set_materialize_grads(False)  # bits and codes have none
     ctx.save_for_backward(y, coef, output[2])
 
 
