@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.data import Augment, Mix
-from saccade.train import Diverged, Interrupted, capture, flight, loop, run, train
+from saccade.train import Diverged, Interrupted, flight, loop, run, train
 from saccade.train.capture import WARM, Recorded, refusal
 from saccade.train.curriculum import Sharpness, Stage
 from saccade.train.devices import open_fabric
@@ -106,35 +106,6 @@ def test_a_run_whose_steps_are_recorded_comes_to_what_one_of_single_operations_c
     for ours, theirs in zip(*(log_rows(tmp_path / n) for n in ("recorded", "plain")), strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
         assert (ours["accuracy"], ours["step"]) == (theirs["accuracy"], theirs["step"])
-
-
-def test_kernels_of_all_stages_are_asked_for_before_the_first_step(
-    tmp_path: Path, graphs: list[Again], monkeypatch: pytest.MonkeyPatch
-):
-    asked: list[list[object]] = []
-    add_gradients = capture.add_gradients
-
-    def rehearse(run: Callable[[], None], model: nn.Module, device: torch.device) -> None:
-        asked.append([])
-        buffers = {buffer: buffer.clone() for buffer in model.buffers()}
-        monkeypatch.setattr(capture, "add_gradients", listening)
-        run()
-        monkeypatch.setattr(capture, "add_gradients", add_gradients)
-        for buffer, before in buffers.items():  # as the real one does
-            buffer.copy_(before)
-
-    def listening(s: Session, pieces: list[Batch]) -> Tensor:
-        asked[-1].append({(piece.T, piece.size) for piece in pieces})
-        if pieces[0].T == 3:
-            raise torch.OutOfMemoryError("only later")
-        return add_gradients(s, pieces)
-
-    monkeypatch.setattr(capture, "rehearse", rehearse)
-    train(tiny_recipe(**EVERYTHING), tmp_path / "rehearsed")
-    assert asked == [[{(1, None)}, {(3, (4, 4))}, {(None, None)}]]
-    monkeypatch.setattr(capture, "rehearse", lambda run, model, device: None)
-    train(tiny_recipe(**EVERYTHING), tmp_path / "plain")
-    assert_same_run(tmp_path / "rehearsed", tmp_path / "plain")
 
 
 @pytest.mark.parametrize("rule", ["muon", "adamw"])

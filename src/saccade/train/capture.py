@@ -3,7 +3,6 @@
 import gc
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
 
@@ -15,7 +14,7 @@ from torch.nn.functional import one_hot
 
 from saccade.data import moved
 from saccade.ops import rehearse
-from saccade.train.curriculum import AS_BUILT, Sharpness
+from saccade.train.curriculum import Sharpness
 from saccade.train.recipe import Recipe
 from saccade.train.step import Step, Told, add_gradients
 from saccade.train.tasks import Batch, Task
@@ -81,7 +80,6 @@ class Recorded:
         self.step, self.sharpness, self.soft = step, sharpness, soft
         self.recorder: Recorder | None = recorder
         self.K, device = step.s.batches.K, step.s.fabric.device
-        self.rehearsed: set[object] = set()
         self.numbers = torch.zeros(5, dtype=torch.float64, device=device)
         self.said = torch.zeros(6, dtype=torch.float64, device=device)
         self.forget()
@@ -99,7 +97,7 @@ class Recorded:
     def __call__(self, pieces: Sequence[Batch], told: Told) -> Tensor:
         """See `Step`; what is returned is written over by the next step."""
         pieces = [self._with_shares(piece) for piece in pieces]
-        kind = self.sharpness.factor, *_sizes(pieces)
+        kind = self.sharpness.factor, *((p.T, p.size, p.x.shape) for p in pieces)
         if kind != self.kind:
             self.forget()
             self.kind = kind
@@ -132,28 +130,12 @@ class Recorded:
         self.numbers.copy_(moved(numbers, self.numbers.device))
 
     def _rehearse(self) -> None:
-        """Have the kernels of such steps compiled, and of all that the curriculum has in store.
-
-        Model and chance stay as they are.
-        """
-        s, device = self.step.s, self.step.s.fabric.device
-        if not s.alone or _sizes(self.pieces) in self.rehearsed:
+        """Have the kernels of such steps compiled; model and chance stay as they are."""
+        s = self.step.s
+        if not s.alone or s.fabric.device.type != "cuda":
             return
-        stages = (*s.recipe.curriculum, AS_BUILT)
-        later = [[stage.shown(piece, s.model.frame) for piece in self.pieces] for stage in stages]
-        ways = {_sizes(pieces): pieces for pieces in (self.pieces, *later)}
-        self.rehearsed |= set(ways)
-
-        def run() -> None:
-            for pieces in ways.values():
-                if pieces is self.pieces:
-                    add_gradients(s, pieces)
-                    continue
-                with suppress(torch.OutOfMemoryError):  # is said when their turn comes
-                    add_gradients(s, pieces)
-
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            rehearse(run, s.model, device)
+        with torch.random.fork_rng([s.fabric.device]):
+            rehearse(lambda: add_gradients(s, self.pieces), s.model, s.fabric.device)
         self.step.forget()
 
     def _run(self) -> None:
@@ -194,10 +176,6 @@ def refusal(fabric: Fabric, recipe: Recipe, task: Task) -> str:
 def announce(why: str) -> None:
     """Say that steps are not replayed."""
     log.info("each step runs one operation at a time, not as one CUDA graph: %s", why)
-
-
-def _sizes(pieces: Sequence[Batch]) -> tuple[object, ...]:
-    return tuple((piece.T, piece.size, piece.x.shape) for piece in pieces)
 
 
 def _same(piece: Batch, like: Callable[[Tensor], Tensor]) -> Batch:

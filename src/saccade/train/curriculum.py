@@ -14,7 +14,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from saccade.models import SpikingModel, describe, rebuild
 from saccade.ops import Fire
-from saccade.train.tasks import Batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +56,6 @@ class Stage:
             return None
         H, W = frame[-2:]
         return round(H * self.size / min(H, W)), round(W * self.size / min(H, W))
-
-    def shown(self, batch: Batch, frame: tuple[int, ...]) -> Batch:
-        """A batch as this stage shows it to a model of such frames."""
-        return replace(batch, T=self.T or None, size=self.resized(frame))
 
 
 AS_BUILT = Stage(until=1.0)

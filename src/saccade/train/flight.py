@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -121,7 +121,8 @@ class Flight:
 def staged(s: Session, pieces: Sequence[Batch], step: int) -> list[Batch]:
     """This process's part of the step's batch, as the curriculum has it shown."""
     stage = stage_at(s.recipe.curriculum, step, s.steps)
-    return [stage.shown(piece, s.model.frame) for piece in pieces]
+    T, size = stage.T or None, stage.resized(s.model.frame)
+    return [replace(piece, T=T, size=size) for piece in pieces]
 
 
 def fetched(tensor: Tensor) -> Callable[[], list[float]]:
