@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from saccade.attention import ATTENTION, Site, install
-from saccade.catalogue import all_equations, describe_attention
+from saccade.catalogue import all_equations, causal_in_words, describe_attention
 from saccade.nn import NEURON
 from saccade.ops import OPS, SURROGATE
 
@@ -80,11 +80,16 @@ def table() -> list[str]:
         names = ", ".join(e.name for e in cls.equations)
         lines.append(
             f"| `{name}` | {cls.kind} | {names} | {adds:,.0f} | {'-' if state is None else state} "
-            f"| {'yes' if attention.causal else 'no'} | {cls.golden} |"
+            f"| {CAUSAL[causal_in_words(name)]} | {cls.golden} |"
         )
     return [*lines, ""]
 
 
+CAUSAL = {
+    "causal": "yes",
+    "not causal": "no",
+    "not causal, but with preset 'paper',": "with preset `paper`",
+}
 PAGES = {"equations.md": equations, "mechanisms.md": mechanisms}
 
 

@@ -201,11 +201,11 @@ def test_a_truncated_checkpoint_is_refused_by_name(tmp_path: Path, share: float)
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([1, 2], "holds list, expected a state dict"),
-        ({}, "holds dict, expected a state dict"),
+        ([1, 2], "holds a list, expected a state dict of tensors"),
+        ({}, "holds an empty dict, expected a state dict"),
         ({"epoch": 3}, "found no state dict under state_dict, model"),
         ({"state_dict": {"a": 1}}, "found no state dict"),
-        (torch.ones(2), "holds Tensor, expected a state dict"),
+        (torch.ones(2), "holds a Tensor, expected a state dict"),
     ],
 )
 def test_a_file_without_weights_is_refused(tmp_path: Path, content: Any, message: str):

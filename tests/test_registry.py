@@ -56,9 +56,20 @@ def test_a_name_is_taken_once():
 
 
 @given(st.text(max_size=20), st.lists(st.text(min_size=1, max_size=8), max_size=5, unique=True))
-def test_the_nearest_is_one_of_the_known(word: str, known: list[str]):
+def test_all_known_are_named_and_the_nearest_is_one_of_them(word: str, known: list[str]):
     answer = nearest(word, known)
-    assert answer == "there is none" if not known else any(f"{k!r}?" in answer for k in known)
+    if not known:
+        assert answer == "there is none"
+        return
+    assert answer.endswith(f"Known: {', '.join(known)}")
+    asked = answer.startswith("did you mean ")
+    assert asked <= any(answer.startswith(f"did you mean {k!r}? ") for k in known)
+
+
+def test_what_is_near_is_asked_for_and_what_is_not_is_not():
+    names = ["paper", "optim", "task"]
+    assert nearest("optm", names) == "did you mean 'optim'? Known: paper, optim, task"
+    assert nearest("zzz", names) == "Known: paper, optim, task"
 
 
 def test_parts_are_names_or_mappings():

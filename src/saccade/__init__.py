@@ -3,6 +3,7 @@
 from importlib.metadata import version
 from pathlib import Path
 
+from saccade import transform as transform
 from saccade.analysis.explain import explain as explain
 from saccade.attention import create_attention as create_attention
 from saccade.attention import list_attention as list_attention

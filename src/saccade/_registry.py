@@ -18,8 +18,9 @@ def nearest(word: str, known: list[str]) -> str:
     if not known:
         return "there is none"
     by_case = {name.lower(): name for name in known}
-    close = by_case[get_close_matches(word.lower(), list(by_case), n=1, cutoff=0.0)[0]]
-    return f"did you mean {close!r}? Known: {', '.join(known)}"
+    close = get_close_matches(str(word).lower(), list(by_case), n=1, cutoff=0.4)
+    asked = f"did you mean {by_case[close[0]]!r}? " if close else ""
+    return f"{asked}Known: {', '.join(known)}"
 
 
 def one_of(option: str, value: str, known: Iterable[str]) -> str:

@@ -1,20 +1,20 @@
 """What there is, in words: for `saccade list`, `show` and `doctor`, and for the docs."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from saccade._registry import Registry, keywords, nearest, split_part
+from saccade._registry import Registry, keywords, nearest
 from saccade._sources import Equation, Source
 from saccade.analysis import explain
-from saccade.attention import ATTENTION, SpikingAttention
+from saccade.attention import ATTENTION, Site, SpikingAttention, install
 from saccade.bench import example_on
 from saccade.bench.settings import optional_versions
 from saccade.data import DATA, data_root
-from saccade.models import MODELS, ModelEntry, create_model, resolve
+from saccade.models import MODELS, ModelEntry, create_model, resolve, sources_of
 from saccade.nn import NEURON, STEM, Stem
 from saccade.nn.neurons import EQUATIONS as NEURON_EQUATIONS
 from saccade.nn.pmsn import EQUATIONS as PMSN_EQUATIONS
@@ -91,12 +91,12 @@ def describe_model(name: str) -> str:
     """Structure, parameters, paper and published results of a model."""
     entry, c = MODELS[name], MODELS[name].config
     model = create_model(name)
+    sizes = ", ".join(map(str, model.frame))
     lines = [
         f"{name}: {entry.about}",
         "",
         "Structure",
-        f"  input       [B, {c.in_channels}, {c.size[0]}, {c.size[1]}] shown for T={c.T} steps, "
-        f"or [T, B, {c.in_channels}, {c.size[0]}, {c.size[1]}]",
+        f"  input       [B, {sizes}] shown for T={c.T} steps, or [T, B, {sizes}]",
         *(f"  {part:<11} {text}" for part, text in model.structure().items()),
         "",
         "Parameters",
@@ -147,12 +147,22 @@ def describe_attention(name: str) -> str:
         "Equations",
         *(f"  {e.name:<8} {e.text}" for e in cls.equations),
         "",
-        f"Kind {cls.kind}; {'causal' if cls.causal else 'not causal'} in time; compared with "
+        f"Kind {cls.kind}; {causal_in_words(name)} in time; compared with "
         f"golden files: {cls.golden}",
         f"Options: {', '.join(keywords(cls))}",
         f"Paper: {s.title}. {s.venue} {s.year}. {s.url}",
     ]
     return "\n".join(lines)
+
+
+def causal_in_words(name: str) -> str:
+    """Whether a step hears earlier steps alone; and the preset that makes it so, where one does."""
+    cls = ATTENTION[name]
+    if cls.causal or "preset" not in keywords(cls):
+        return "causal" if cls.causal else "not causal"
+    site = Site(dim=64, heads=8, T=4, grid=(8, 8))
+    paper = install(site, {"name": name, "preset": "paper"})
+    return "not causal, but with preset 'paper'," if paper.causal else "not causal"
 
 
 def cite(names: Sequence[str]) -> str:
@@ -174,23 +184,14 @@ def _sources_of(name: str) -> list[Source]:
     if name in STEM:
         return [STEM[name].source]
     if name in MODELS:
-        return _sources_of_model(name, {})
+        return sources_of(name, resolve(name, {}))
     try:
         recipe = load_recipe(find_recipe(name))
     except ValueError:
         known = [*MODELS, *ATTENTION, *STEM, *list_recipes()]
         raise ValueError(f"nothing is called {name!r}; {nearest(name, known)}") from None
     options = {k: v for k, v in recipe.model.items() if k != "name"}
-    return _sources_of_model(recipe.model["name"], options)
-
-
-def _sources_of_model(name: str, options: Mapping[str, Any]) -> list[Source]:
-    """The model's own source, then those of its attention and stem."""
-    config = resolve(name, options)
-    registries: dict[str, Any] = {"attention": ATTENTION, "stem": STEM}
-    parts = [(field, split_part(getattr(config, field))[0]) for field in config.PARTS]
-    used = [registries[field][part].source for field, part in parts if field in registries]
-    return [MODELS[name].source, *used]
+    return sources_of(recipe.model["name"], resolve(recipe.model["name"], options))
 
 
 def all_equations() -> list[Equation]:

@@ -183,14 +183,10 @@ def _run_folder(a: Arguments, name: str, seed: int, *, several: bool) -> Path:
 
 
 def _print_result(metrics: dict[str, Any], run: Path) -> None:
-    rows = {
-        "test accuracy": f"[bold]{metrics['test_accuracy']:.2%}[/] of {metrics['test_images']}",
-        "training": f"{metrics['train_seconds']:.1f} s, "
-        f"{metrics['images_per_second']:,.0f} images/s",
-        "energy": f"{metrics['energy_mj'] * 1e3:.3g} µJ an image "
-        f"({metrics['sops']:,.0f} additions, {metrics['macs']:,.0f} multiply-accumulates)",
-        "look at": _plain(run / "report.html" if (run / "report.html").exists() else run),
-    }
+    from saccade.train.outcome import in_words
+
+    seen = run / "report.html"
+    rows = in_words(metrics) | {"look at": _plain(seen if seen.exists() else run)}
     for name, value in rows.items():
         out.print(f"  {name:<14} {value}", highlight=False, soft_wrap=True)
 

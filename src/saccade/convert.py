@@ -4,6 +4,7 @@ from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -68,19 +69,27 @@ def read_official(path: Path) -> dict[str, Tensor]:
         ValueError: where there is none, or the file asks for code to be run.
     """
     if not path.is_file():
-        raise ValueError(f"no checkpoint at {path}")
+        raise ValueError(f"no checkpoint at {path}, expected a file that torch.save wrote")
     try:
         with torch.serialization.safe_globals([Namespace]):
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, zipfile and pickle each have their own
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path} is not a checkpoint that is safe to read: {first}") from error
+        holds = "it is damaged, or something else"
+        if isinstance(error, UnpicklingError):
+            holds = "it holds more than tensors, which only running its code would bring back"
+        raise ValueError(
+            f"{path} is not a checkpoint that is safe to read: {holds}; expected what "
+            "torch.save(model.state_dict(), ...) writes"
+        ) from error
     for holder in _HOLDERS:
         if isinstance(content, Mapping) and isinstance(content.get(holder), Mapping):
             content = content[holder]
             break
     if not isinstance(content, Mapping) or not content:
-        raise ValueError(f"{path} holds {type(content).__name__}, expected a state dict")
+        empty = "an empty " if isinstance(content, Mapping) else "a "
+        raise ValueError(
+            f"{path} holds {empty}{type(content).__name__}, expected a state dict of tensors"
+        )
     tensors = {str(k).removeprefix("module."): v for k, v in content.items()}
     if not all(isinstance(v, Tensor) for v in tensors.values()):
         raise ValueError(f"{path}: found no state dict under {', '.join(_HOLDERS)} or at the top")

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from saccade.analysis import HOROWITZ_45NM, Energy, record
+from saccade.attention import Site, install
 from saccade.models import create_model
 from saccade.nn import IF
 from tests.awake import awake
@@ -115,6 +116,46 @@ def test_counts_are_per_image_whatever_the_batches():
     for path, row in together.items():
         for column in ("sops", "macs", "paper_sops", "paper_macs", "input_rate"):
             assert apart[path][column] == pytest.approx(row[column], rel=1e-9), (path, column)
+
+
+def test_calls_of_other_lengths_and_calls_that_fail():
+    model = awake(create_model("spikformer", dim=16, depth=1, heads=2, image_size=8, T=2)).eval()
+    x = torch.randn(4, 2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with record(model) as seen:
+        model(x)
+        model(x=x[:3])
+        with pytest.raises(ValueError, match="got input of shape"):
+            model(x[..., :5])
+        hook = model.head.register_forward_pre_hook(lambda module, args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            model(x)
+        hook.remove()
+    assert seen.images == 4
+    apart = [rows(model, x), rows(model, x[:3])]
+    for row in seen.table():
+        both = [a[row["path"]]["sops"] for a in apart]
+        assert row["sops"] == pytest.approx(sum(both) / 2)
+    with record(model) as first:
+        model(x)
+    path, last = "stem.stages.0.neuron", -1
+    assert len(seen.rates()[path]) == 4
+    assert seen.rates()[path][last] == pytest.approx(first.rates()[path][last])
+    model(x)
+
+
+def test_the_convolution_of_tim_is_counted():
+    site = Site(dim=8, heads=2, T=3, grid=(2, 2))
+    tim = awake(install(site, "tim")).eval()
+    x = (torch.rand(3, 1, 8, 2, 2, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+    heard = []
+    tim.inner.query.conv.register_forward_pre_hook(lambda m, args: heard.append(args[0]))
+    table = rows(tim, x)
+    kernel, tokens = tim.inner.query.conv.kernel_size[0], 4
+    # a spike in the middle meets every tap, at the border fewer: by hand, over 4 places of a head
+    taps = [sum(0 <= d + k - kernel // 2 < 4 for k in range(kernel)) for d in range(4)]
+    by_hand = sum(float(h.sum((0, 1)) @ torch.tensor(taps).float()) for h in heard) * tokens
+    assert by_hand > 0
+    assert table["inner.query.conv"]["sops"] == pytest.approx(by_hand)
 
 
 def test_a_whole_model_has_every_layer_and_changes_nothing():

@@ -251,12 +251,14 @@ def test_additions_of_the_kernels_are_those_of_a_run_in_which_all_fires():
     assert lrf.adds() == without.adds() + counted
 
 
-def test_kernels_on_membranes_multiply():
+def test_tokens_charge_membranes_and_kernels_on_membranes_multiply():
     dyn = create_attention("lrf_dyn", dim=4, heads=2, T=1, grid=(2, 3), dilations=(2,))
     with record(dyn.mixing) as seen:
         dyn.mixing(torch.ones(1, 1, 4, 2, 3))
-    (row,) = seen.table()
-    assert (row["sops"], row["macs"]) == (0, 9 * 4 * 6)
+    charged, met = seen.table()
+    assert (charged["sops"], charged["macs"]) == (6 * 4 * 8, 0)  # each token its 8 compartments
+    assert (met["sops"], met["macs"]) == (0, 9 * 4 * 6)
+    assert dyn.adds() == charged["sops"] + 4 * taps(dyn.dilations, (2, 3))
 
 
 @pytest.mark.parametrize("name", ["lrf_ssa", "lrf_dyn"])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from saccade.attention import Site, create_attention
+from saccade.attention import Site, create_attention, install
 from saccade.attention.tim import TemporalInteraction
 from saccade.nn import LIF
 from tests.awake import spikes
@@ -103,3 +103,9 @@ def test_counts_the_convolution_from_the_second_step_on():
     ssa = create_attention("ssa", dim=16, heads=4, T=3, grid=(2, 3)).adds()
     tim = create_attention("tim", dim=16, heads=4, T=3, grid=(2, 3)).adds()
     assert tim - ssa == 2 * (6 * 6 * 5) * site.dim  # steps x tokens x tokens x kernel x channels
+
+
+@pytest.mark.parametrize("inner", ["sasa", "lrf_dyn", "tim", "csa"])
+def test_what_takes_no_query_is_refused_by_name(inner: str):
+    with pytest.raises(ValueError, match=f"got inner='{inner}', expected .* lrf_ssa, ssa"):
+        install(Site(dim=16, heads=2, T=2, grid=(2, 2)), {"name": "tim", "inner": inner})

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from saccade.models import create_model, describe, rebuild, resolve
 
@@ -131,3 +132,21 @@ def test_another_number_of_steps_is_refused_where_parameters_depend_on_it():
     model = create_model("ma_gesture_3", channels=(4, 4, 4), hidden=(4,), T=6)
     with pytest.raises(ValueError, match="got 5 time steps, expected 6"):
         model(torch.zeros(5, 1, 2, 32, 32))
+
+
+def test_a_branch_of_another_shape_is_refused():
+    class Narrow(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean((3, 4), keepdim=True)
+
+    model = create_model("spikformer", dim=16, depth=1, heads=2, image_size=8, T=2)
+    model.blocks[0].attention = Narrow()
+    with pytest.raises(ValueError, match=r"from Narrow, expected the shape of its input"):
+        model(torch.randn(2, 3, 8, 8))
+
+
+@pytest.mark.parametrize("x", [torch.zeros(2, 3, 8, 8, dtype=torch.uint8), [[1.0]]])
+def test_input_of_another_type_is_refused(x: object):
+    model = create_model("spikformer", dim=16, depth=1, heads=2, image_size=8, T=2)
+    with pytest.raises(ValueError, match=r"got input of .*, expected a tensor of floating point"):
+        model(x)

@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 import saccade
+from saccade.analysis import record
 from saccade.models import MODELS, ConvConfig, TransformerConfig
+from saccade.transform import fuse
 from tests.awake import awake, settled
 from tests.models.small import small
 
@@ -79,3 +81,60 @@ def test_what_needs_the_future_is_refused_with_the_reason():
     model.blocks[0].attention.peek = Peeks()
     with pytest.raises(ValueError, match=r"attention\.peek \(Peeks\) weighs later steps"):
         saccade.streaming(model)
+
+
+def test_a_step_of_another_shape_is_refused():
+    model, frames = make("spikformer")
+    stream = saccade.streaming(model)
+    with pytest.raises(ValueError, match=r"got a step of shape \[3, 32, 32\], expected \[B, 3, 32"):
+        stream.step(frames[0, 0])
+    with pytest.raises(ValueError, match="the frames of one step"):
+        stream.step(frames)
+    with pytest.raises(ValueError, match="got a Linear, expected a whole model"):
+        saccade.streaming(nn.Linear(2, 2))
+
+
+def test_training_mode_is_noticed_at_every_step():
+    model, frames = make("spikformer")
+    stream = saccade.streaming(model)
+    stream.step(frames[0])
+    model.train()
+    with pytest.raises(ValueError, match="training mode"):
+        stream.step(frames[1])
+
+
+def test_behind_a_step_that_broke_off_a_stream_has_to_begin_anew():
+    model, frames = make("spikformer")
+    stream = saccade.streaming(model)
+    first = stream.step(frames[0])
+
+    def fail(module: nn.Module, args: object) -> None:
+        raise KeyboardInterrupt
+
+    hook = model.head.register_forward_pre_hook(fail)
+    with pytest.raises(KeyboardInterrupt):
+        stream.step(frames[1])
+    hook.remove()
+    with pytest.raises(ValueError, match=r"broke off half way, expected restart\(\)"):
+        stream.step(frames[1])
+    stream.restart()
+    assert torch.equal(stream.step(frames[0]), first)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_who_listens_hears_each_step_once(fused: bool):
+    model, frames = make("tim_2_256_dvs")
+    model, frames = model.float(), frames.float()
+    model = fuse(model, "float32") if fused else model
+    with torch.no_grad(), record(model) as whole:
+        model(frames)
+    stream = saccade.streaming(model)
+    with record(model) as stepped:
+        for x_t in frames:
+            stream.step(x_t)
+    assert stepped.images == len(frames) * whole.images
+    heard = stepped.mean_rates()
+    rates = {p: r for p, r in whole.mean_rates().items() if ".query." not in p}
+    for path, rate in rates.items():  # TIM's own are silent at first, which a stream does not show
+        assert heard[path] == pytest.approx(rate, rel=1e-6), path
+    assert max(heard.values()) > 0.02

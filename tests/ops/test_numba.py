@@ -140,6 +140,18 @@ def test_lif(fire: Fire, at_rest: bool, dtype: torch.dtype):
     agree(outs[0][2:], outs[1][2:], 2e-5 if dtype == torch.float32 else 2e-2)
 
 
+def test_lif_in_bfloat16_goes_on_from_a_float32_membrane():
+    torch.manual_seed(0)
+    x = (torch.randn(50, 1, 4096) + 0.3).to(BF16)
+    whole, _ = lif(x, None, 0.5, 0.5, Fire())
+    v, steps = None, []
+    for x_t in x:
+        s, v = lif(x_t[None], v, 0.5, 0.5, Fire())
+        steps.append(s)
+    assert 0.02 < whole.float().mean() < 0.98
+    assert torch.equal(torch.cat(steps), whole)
+
+
 def test_lif_detaches_its_membrane():
     torch.manual_seed(0)
     x, fire = currents(5, 2, 3, 5, 4).requires_grad_(), Fire(v_reset=-0.25, detach_membrane=True)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from saccade.data import Augment, _download
-from saccade.train import train
+from saccade.train import run, train
 from saccade.train.apply import evaluate_run, open_run, predict_files
 from saccade.train.checkpoint import save_weights
 from saccade.train.curriculum import Stage
+from saccade.train.devices import check_device
 from saccade.train.evaluate import evaluate
 from saccade.train.recipe import Optim
 from saccade.train.run import build_model
@@ -34,6 +35,10 @@ from tests.train.tiny import MODEL, log_rows, tiny_data, tiny_recipe, use, write
         ({"attention": {"scal": 1}}, r"'ssa' has no option 'scal'; did you mean 'scale'\?"),
         ({"attention": {"name": "ssa", "scale": "x"}}, r"recipe's model has a value of a wrong"),
         ({"neuron": "liff"}, r"unknown neuron 'liff'; did you mean 'lif'\?"),
+        ({"mlp_ratio": -1}, r"got mlp_ratio=-1, expected a number that leaves the MLP 1 channel"),
+        ({"mlp_ratio": 0.01}, r"got mlp_ratio=0.01, expected .* of dim=16"),
+        ({"mlp_ratio": float("nan")}, r"got mlp_ratio=nan, expected"),
+        ({"mlp_ratio": "4"}, r"got mlp_ratio='4', expected"),
         ({"mlp_ratio": [1]}, r"recipe's model has a value of a wrong type"),
         ({"stem": {"name": "sps", "pools": [True] * 4}}, r"expected multiples of 16"),
     ],
@@ -67,6 +72,52 @@ def test_a_part_that_there_is_not_is_answered_with_the_nearest(
     with pytest.raises(ValueError, match=message):
         train(tiny_recipe(**changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_that_fails_in_its_first_step_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    use(monkeypatch, tiny_data())
+    with pytest.raises(ValueError, match="got shift=9 for images of 8x8 pixels"):
+        train(tiny_recipe(augment=Augment(shift=9)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    train(tiny_recipe(epochs=1), tmp_path / "run")
+    (tmp_path / "run" / "kept").write_text("")
+    monkeypatch.setattr(run, "fit", lambda session: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(tiny_recipe(epochs=1), tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "last.safetensors").exists()
+
+
+def test_what_is_odd_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    use(monkeypatch, tiny_data())
+    train(tiny_recipe(epochs=1, batch_size=1000), tmp_path / "run")
+    assert "batch_size=1000 is more than the" in caplog.text
+    (tmp_path / "run" / "last.safetensors").unlink()
+    train(tiny_recipe(epochs=1, batch_size=1000), tmp_path / "run", resume=True)
+    assert "holds no checkpoint: the run begins anew" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("cudda", r"unknown device 'cudda'; did you mean 'cuda'\?"),
+        ("tpu", r"unknown device 'tpu'"),
+        ("mps", r"got device mps, which torch does not find here; expected cpu"),
+    ],
+)
+def test_a_device_that_is_not_here_is_refused(device: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        check_device(device)
+
+
+def test_the_sources_of_all_parts_are_cited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    use(monkeypatch, tiny_data())
+    metrics = train(tiny_recipe(epochs=1, model=MODEL | {"attention": "sasa"}), tmp_path / "run")
+    assert metrics["citation"].count("@") == 2
+    assert "2412.13553" in metrics["citation"]
 
 
 def test_a_size_that_agrees_with_the_data_may_be_said():

@@ -10,6 +10,7 @@ from saccade.models import create_model
 from saccade.nn import Projection
 from saccade.nn.folded import Exact, Folded
 from saccade.ops import Fire, project_lif
+from saccade.train import save_weights
 from saccade.transform import fuse
 from tests.awake import awake, firing_rates
 
@@ -252,3 +253,11 @@ def test_a_fused_model_shows_as_much_of_itself(name: str):
         got = observe(fuse(model, products), x)
         assert got.keys() == want.keys()
         assert all(got[key].shape == want[key].shape for key in want)
+
+
+def test_what_is_fused_is_not_fused_again_nor_saved(tmp_path):
+    fused = fuse(settled_model(), "int8")
+    with pytest.raises(ValueError, match="no projection to fuse left: it is fused already"):
+        fuse(fused, "float32")
+    with pytest.raises(ValueError, match="got a fused model, expected the one that it was made"):
+        save_weights(tmp_path / "fused.safetensors", fused, {})

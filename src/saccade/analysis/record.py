@@ -27,7 +27,7 @@ from saccade.nn import Neuron, on_spikes
 from saccade.nn.folded import Folded
 from saccade.ops import Op, listening
 
-Layer = nn.Conv2d | nn.Linear | Folded
+Layer = nn.Conv1d | nn.Conv2d | nn.Linear | Folded
 
 
 @dataclass
@@ -51,7 +51,8 @@ class Recording:
     images: int = 0
     layers: dict[str, LayerCount] = field(default_factory=dict)
     spikes: dict[str, Tensor] = field(default_factory=dict)
-    slots: dict[str, int] = field(default_factory=dict)
+    slots: dict[str, Tensor] = field(default_factory=dict)
+    """Neurons times samples of each layer at each step: where it could have fired."""
 
     def add(self, other: "Recording") -> None:
         """Count what was seen elsewhere, of the same model, as if it had been seen here."""
@@ -68,9 +69,9 @@ class Recording:
                 "total",
             ):
                 setattr(mine, column, getattr(mine, column) + getattr(count, column))
-        for path, spikes in other.spikes.items():
-            self.spikes[path] = self.spikes[path] + spikes if path in self.spikes else spikes
-            self.slots[path] = self.slots.get(path, 0) + other.slots[path]
+        for ours, theirs in ((self.spikes, other.spikes), (self.slots, other.slots)):
+            for path, steps in theirs.items():
+                ours[path] = _joined(ours[path], steps) if path in ours else steps
 
     def rates(self) -> dict[str, list[float]]:
         """Mean firing rate of each neuron layer at each step, by module path."""
@@ -124,28 +125,31 @@ class Recording:
 def record(model: nn.Module) -> Iterator[Recording]:
     """Inside this block every call of `model` is counted; the model computes as ever.
 
-    The model takes pictures [B C H W] or frames [T B C H W] as its first argument.
+    The model takes pictures [B C H W] or frames [T B C H W] as its first argument. Calls that fail
+    are not counted. Of a stream every step is a call: an image is then one step of one sample.
     """
     watch = _Watch(model)
     try:
         with listening(watch.op):
             yield watch.seen
     finally:
-        watch.close()
+        for hook in watch.hooks:
+            hook.remove()
 
 
 class _Watch:
     """Hooks on every module; keeps the path of the module that runs."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.seen = Recording()
+        self.seen, self.call = Recording(), Recording()  # the latter of the call under way
         self.stack: list[str] = []
         self.batch, self.fired = 1, False
-        self.trains: dict[str, list[Tensor]] = {}  # of the call under way
-        self.hooks: list[Any] = [model.register_forward_pre_hook(self._begin)]
+        self.trains: dict[str, list[Tensor]] = {}
+        self.sizes: dict[str, int] = {}
+        self.hooks: list[Any] = [model.register_forward_pre_hook(self._begin, with_kwargs=True)]
         for path, module in model.named_modules():
             self.hooks.append(module.register_forward_pre_hook(self._enter(path)))
-            if isinstance(module, nn.Conv2d | nn.Linear):
+            if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
                 self.hooks.append(module.register_forward_hook(self._layer(path)))
             if isinstance(module, Folded):  # before its neuron fires
                 hear = self._layer(path)
@@ -155,27 +159,24 @@ class _Watch:
             if isinstance(module, Neuron):
                 self.hooks.append(on_spikes(module, self._neuron(path)))
             self.hooks.append(module.register_forward_hook(self._leave, always_call=True))
+        self.hooks.append(model.register_forward_hook(self._end))
 
-    def close(self) -> None:
-        self._settle()
-        for hook in self.hooks:
-            hook.remove()
+    def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        frame = getattr(module, "frame", (0, 0, 0))  # pictures, unless the model says otherwise
+        x = args[0] if args else kwargs["x"]
+        self.batch, self.fired = x.shape[-len(frame) - 1], False
+        self.call = Recording(images=self.batch)
+        for of_call in (self.trains, self.sizes, self.stack):
+            of_call.clear()
 
-    def _settle(self) -> None:
-        """Add up the spikes of a call; a neuron that joins late was silent before."""
+    def _end(self, module: nn.Module, args: Any, out: Any) -> None:
+        """Count the call; a neuron that joined late was silent before."""
         steps = max((sum(map(len, parts)) for parts in self.trains.values()), default=0)
         for path, parts in self.trains.items():
             train = torch.cat(parts)
-            train = torch.cat([train.new_zeros(steps - len(train)), train])
-            before = self.seen.spikes.get(path)
-            self.seen.spikes[path] = train if before is None else before + train
-        self.trains.clear()
-
-    def _begin(self, module: nn.Module, args: Any) -> None:
-        frame = getattr(module, "frame", (0, 0, 0))  # pictures, unless the model says otherwise
-        self.batch, self.fired = args[0].shape[-len(frame) - 1], False
-        self.seen.images += self.batch
-        self._settle()
+            self.call.spikes[path] = torch.cat([train.new_zeros(steps - len(train)), train])
+            self.call.slots[path] = train.new_full((steps,), self.sizes[path])
+        self.seen.add(self.call)
 
     def _enter(self, path: str) -> Any:
         return lambda module, args: self.stack.append(path)
@@ -186,8 +187,7 @@ class _Watch:
     def _neuron(self, path: str) -> Callable[[Tensor], None]:
         def hear(spikes: Tensor) -> None:
             self.fired = True
-            if path not in self.trains:
-                self.seen.slots[path] = self.seen.slots.get(path, 0) + spikes[0].numel()
+            self.sizes.setdefault(path, spikes[0].numel())
             train = _sum(spikes, tuple(range(1, spikes.dim())), most=1).cpu()
             self.trains.setdefault(path, []).append(train)
 
@@ -196,7 +196,10 @@ class _Watch:
     def _layer(self, path: str) -> Any:
         def hook(module: Layer, args: Any, out: Tensor | None) -> None:
             linear = isinstance(module, nn.Linear)
-            x = args[0].detach().flatten(0, -2 if linear else -4)
+            x = args[0].detach()
+            if isinstance(module, nn.Conv1d):
+                x = x.unsqueeze(-2)  # a row of pixels
+            x = x.flatten(0, -2 if linear else -4)
             given = _look(x)
             count = self._count(path, "linear" if linear else "conv", given)
             dense = float(_outputs(module, x, out)) * module.weight[0].numel()
@@ -223,7 +226,7 @@ class _Watch:
         count.paper_sops += op.dense(args) * sum(given.share for given in spikes) / len(spikes)
 
     def _count(self, path: str, kind: str, *inputs: "_Given") -> LayerCount:
-        count = self.seen.layers.setdefault(path, LayerCount(kind))
+        count = self.call.layers.setdefault(path, LayerCount(kind))
         for given in inputs:
             count.inputs += given.sum
             count.nonzero += given.nonzero
@@ -234,6 +237,14 @@ class _Watch:
         """Whether frames [T*B ...] are the same at every step."""
         steps = x.reshape(-1, self.batch, *x.shape[1:])
         return len(steps) > 1 and bool((steps == steps[:1]).all())
+
+
+def _joined(a: Tensor, b: Tensor) -> Tensor:
+    """The sum of two sequences, the shorter one followed by nothing."""
+    longer, shorter = (a, b) if len(a) >= len(b) else (b, a)
+    joined = longer.clone()
+    joined[: len(shorter)] += shorter
+    return joined
 
 
 def _outputs(module: Layer, x: Tensor, out: Tensor | None) -> int:
@@ -289,9 +300,12 @@ def _additions(module: Layer, sizes: Tensor) -> float:
     if isinstance(module, nn.Linear):
         return float(sizes.sum()) * module.out_features
     # weights are alike for this count, so what a pixel meets depends on its place alone
-    taps = _taps(
-        tuple(sizes.shape), module.kernel_size, module.stride, module.padding, module.dilation
-    )
+    kernel, stride, dilation = module.kernel_size, module.stride, module.dilation
+    padding = module.padding
+    if isinstance(module, nn.Conv1d):
+        kernel, stride, dilation = (1, *kernel), (1, *stride), (1, *dilation)
+        padding = padding if isinstance(padding, str) else (0, *padding)
+    taps = _taps(tuple(sizes.shape), kernel, stride, padding, dilation)
     met: Tensor = (sizes * taps.to(sizes.device)).sum()
     return float(met) * module.out_channels / module.groups
 

@@ -198,7 +198,7 @@ class SSA(SpikingAttention):
             q, k, v = self.q(x), self.k(x), self.v(x)
             s = fire_mix(q, k, v, self.site.heads, self.scale, *self.fire.charge(), self.fire.fire)
         else:
-            s = self.fire(self.current(x))
+            s = self.fire(self.current(x)).to(x.dtype)
         out: Tensor = self.out(s)
         return out
 

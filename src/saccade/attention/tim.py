@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from saccade._keymap import KeyMap
-from saccade._registry import Part, nearest, split_part
+from saccade._registry import Part, keywords, nearest, split_part
 from saccade._sources import Equation, Source
 from saccade.attention._base import ATTENTION, Site, SpikingAttention, Tokens, install
 from saccade.nn import Neuron
@@ -87,9 +87,10 @@ class TemporalInteraction(nn.Module):
                 state = (q_t, None, None)
             else:
                 before, v_in, v_out = state
-                heard, v_in = self.neuron_in.scan(self._listen(before)[None], v_in)
+                listened = self._listen(before)[None]
+                heard, v_in = self.neuron_in(listened, v_in, with_membrane=True)
                 current = self.alpha * heard + (1 - self.alpha) * q_t
-                spikes, v_out = self.neuron_out.scan(current, v_out)
+                spikes, v_out = self.neuron_out(current, v_out, with_membrane=True)
                 state = (spikes[0], v_in, v_out)
             steps.append(state[0])
         assert state is not None
@@ -162,6 +163,11 @@ class TIM(SpikingAttention):
             kernel=kernel,
         )
         name, options = split_part(inner)
+        wraps = [a for a in ATTENTION if {"query", "v_threshold"} <= {*keywords(ATTENTION[a])}]
+        if name in ATTENTION and name not in wraps:
+            raise ValueError(
+                f"got inner={name!r}, expected an attention that takes a query: {', '.join(wraps)}"
+            )
         defaults: dict[str, Any] = {"v_threshold": behind}
         self.site, self.kernel = site, kernel
         self.inner = install(site, {"name": name, **defaults, **options, "query": interaction})

@@ -91,12 +91,13 @@ def _open(url: str) -> io.BufferedIOBase:
 
 
 def _fetch(remote: Remote, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
     # named after the process: two that fetch the same file do not write into each other's
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        with _open(remote.url) as answer, part.open("wb") as file:
-            _copy(answer, file, remote)
+        with _open(remote.url) as answer:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                _copy(answer, file, remote)
         _check(part, remote)
         os.replace(part, target)
     finally:

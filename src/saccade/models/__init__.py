@@ -10,6 +10,7 @@ from saccade.models._base import describe as describe
 from saccade.models._base import list_models as list_models
 from saccade.models._base import rebuild as rebuild
 from saccade.models._base import resolve as resolve
+from saccade.models._base import sources_of as sources_of
 from saccade.models._body import BodyConfig as BodyConfig
 from saccade.models._body import SpikingModel as SpikingModel
 from saccade.models.cnn import ConvConfig as ConvConfig

@@ -9,8 +9,10 @@ from torch import Tensor
 from saccade._keymap import KeyMap
 from saccade._registry import Part, Registry, nearest, split_part
 from saccade._sources import Result, Source
+from saccade.attention import ATTENTION
 from saccade.models._body import BodyConfig, SpikingModel
 from saccade.models.transformer import SpikingTransformer
+from saccade.nn import STEM
 
 MODELS: Registry["ModelEntry"] = Registry("model")
 
@@ -110,6 +112,15 @@ def create_model(
     model = MODELS[name].body(resolve(name, options))
     model.name = name
     return model
+
+
+def sources_of(name: str, config: Any) -> list[Source]:
+    """The model's own source, then those of its attention and stem, each once."""
+    registries: dict[str, Any] = {"attention": ATTENTION, "stem": STEM}
+    parts = [(field, split_part(getattr(config, field))[0]) for field in config.PARTS]
+    used = [registries[field][part].source for field, part in parts if field in registries]
+    found = {source.key: source for source in (MODELS[name].source, *used)}
+    return list(found.values())
 
 
 def describe(model: SpikingModel) -> dict[str, Any]:

@@ -43,10 +43,10 @@ class BodyConfig:
 
     def __post_init__(self) -> None:
         size = self.image_size
-        pair = (size, size) if isinstance(size, int) else tuple(size)
-        if len(pair) != 2:
-            raise ValueError(f"got image_size={size!r}, expected a side or (H, W)")
-        object.__setattr__(self, "image_size", pair)
+        pair = (size, size) if isinstance(size, int) else size
+        if not isinstance(pair, Sequence) or [type(side) for side in pair] != [int, int]:
+            raise ValueError(f"got image_size={size!r}, expected a side or (H, W), in whole pixels")
+        object.__setattr__(self, "image_size", tuple(pair))
         for part in self.PARTS:
             name, options = split_part(getattr(self, part))
             object.__setattr__(self, part, {"name": name, **options})
@@ -149,6 +149,12 @@ class SpikingModel(nn.Module, ABC):
 
     def _frames(self, x: Tensor, any_size: bool) -> Tensor:
         frame = self.frame
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(
+                f"got input of {kind}, expected a tensor of floating point: pictures normalised "
+                "as the model was trained on, or counts of events, x.float()"
+            )
         if any_size and len(frame) == 3 and x.dim() >= 4:
             frame = (frame[0], *x.shape[-2:])
         static = x.dim() == len(frame) + 1

@@ -1,5 +1,6 @@
 """The transformer body: stem, blocks of attention and MLP, head. It knows parts by name only."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -47,6 +48,15 @@ class TransformerConfig(BodyConfig):
     PARTS: ClassVar[Mapping[str, Registry[Any]]] = {"stem": STEM, "mlp": MLPS, **BodyConfig.PARTS}
     WHOLE = ("dim", "depth", "heads", *BodyConfig.WHOLE)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ratio = self.mlp_ratio
+        if isinstance(ratio, str) or not 1 <= self.dim * ratio < math.inf:
+            raise ValueError(
+                f"got mlp_ratio={ratio!r}, expected a number that leaves the MLP 1 channel or "
+                f"more of dim={self.dim}"
+            )
+
 
 class Block(nn.Module):
     """x + attention(x), then x + mlp(x): integers in, integers out (SEW addition)."""
@@ -61,9 +71,19 @@ class Block(nn.Module):
 
     def forward(self, x: Real[Tensor, "T B C H W"]) -> Real[Tensor, "T B C H W"]:
         """Each branch adds spikes, so the stream grows by at most 2."""
-        x = x + self.attention(x)
-        y: Tensor = x + self.mlp(x)
-        return y
+        x = _added(x, self.attention)
+        return _added(x, self.mlp)
+
+
+def _added(x: Tensor, branch: nn.Module) -> Tensor:
+    """x + branch(x), where both are of one shape: a sum of others would be a broadcast."""
+    y: Tensor = branch(x)
+    if y.shape != x.shape:
+        raise ValueError(
+            f"got {list(y.shape)} from {type(branch).__name__}, expected the shape of its input, "
+            f"{list(x.shape)}"
+        )
+    return x + y
 
 
 class SpikingTransformer(SpikingModel):

@@ -95,7 +95,8 @@ class Folded(nn.Module):
         y = conv(x.to(kernel.dtype), kernel, self.stride[0])
         wide = y.to(torch.promote_types(y.dtype, torch.float32))
         current = wide * self.scale[:, None, None] + self.shift[:, None, None]
-        s, end = self.neuron.scan(current, v)
+        s: Tensor
+        s, end = self.neuron(current, v, with_membrane=True)
         if v is not None:
             v.copy_(end)
         if self.pools:

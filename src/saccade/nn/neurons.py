@@ -149,8 +149,8 @@ class Neuron(nn.Module, ABC):
         *,
         gate: Gate | None = None,
     ) -> tuple[Float[Tensor, "T *dims"], Float[Tensor, "*dims"]]:
-        """Spikes and the last membrane, so that a sequence may go on in another call."""
-        s, v = self(x, v0, with_membrane=True, gate=gate)
+        """Spikes and the last membrane, so that a sequence may go on; no hook hears of it."""
+        s, v = self.forward(x, v0, with_membrane=True, gate=gate)
         return s, v
 
     def unfusable(self) -> str | None:

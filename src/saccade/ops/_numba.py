@@ -87,9 +87,9 @@ def fresh(*shape: int, dtype: torch.dtype) -> Tensor:
     return x
 
 
-def nothing(dtype: torch.dtype = torch.float32) -> "NDArray[Any]":
+def nothing() -> "NDArray[Any]":
     """An array for an argument that is not there."""
-    return np.empty(0, np.uint16 if dtype == torch.bfloat16 else np.float32)
+    return np.empty(0, np.float32)
 
 
 def cell(decay: float, gain: float, fire: Fire) -> Any:

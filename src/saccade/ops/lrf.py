@@ -6,6 +6,8 @@ compartments. The recurrences run along the tokens of one picture at one time st
 picture and every step begins with an empty state.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -68,7 +70,16 @@ def _example() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return tok, A, gamma.double(), read.double()
 
 
-token_scan = Op("token_scan", _scan_reference, _example)
+def _scan_additions(args: tuple[Any, ...], out: Any) -> float:
+    """Every compartment is charged by each token that is not 0; its own update is not counted."""
+    return float(args[0].detach().count_nonzero()) * float(args[1].shape[-1])
+
+
+def _scan_dense(args: tuple[Any, ...]) -> float:
+    return float(args[0].numel() * args[1].shape[-1])
+
+
+token_scan = Op("token_scan", _scan_reference, _example, _scan_additions, _scan_dense)
 """token_scan(tok, A, gamma, read) -> y: a linear membrane of n compartments along the tokens.
 
 The rule of its two fast forms: where autograd records, the parallel form runs ("fft": training);
@@ -81,6 +92,8 @@ of an FFT is as large as the largest value anywhere, so "fft" refuses and the re
 def _refuses_fft(tok: Tokens, A: Matrix, gamma: Vector, read: Vector) -> str | None:
     if not torch.is_grad_enabled():
         return "autograd does not record: the scan holds less memory"
+    if torch.compiler.is_compiling():
+        return "a graph cannot depend on how fast the membrane grows"
     if tok.dtype not in (torch.float32, torch.float64):
         return f"the FFT takes float32 or float64, not {tok.dtype}"
     radius, N = spectral_radius(A), tok.shape[-1]

@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from saccade.data import load_data, normalise, read_image, unit
 from saccade.models import SpikingModel
 from saccade.train.checkpoint import load_model
+from saccade.train.devices import check_device
 from saccade.train.evaluate import evaluate
 from saccade.train.outcome import hardware, versions
 from saccade.train.streamed import source_of
@@ -62,7 +63,8 @@ def evaluate_run(
             f"got data {data.name!r} with (classes, channels, size) {found}, expected {expected} "
             "as the model was trained on"
         )
-    fabric = Fabric(accelerator=device, devices=1, precision=described.get("precision", "32-true"))
+    precision = described.get("precision", "32-true")
+    fabric = Fabric(accelerator=check_device(device), devices=1, precision=precision)
     model.to(fabric.device).eval()
     fused = None if products is None else fuse(model, products)
     source = source_of(data.test, data, fabric.device, None)

@@ -10,7 +10,7 @@ Weights alone may lie in parts, `weights-1-of-2.safetensors` and so on, each wit
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from saccade.models import SpikingModel, describe, rebuild
+from saccade.nn.folded import Folded
 from saccade.train.devices import spread, whole
 from saccade.train.files import write_atomically, write_json
 
@@ -67,7 +68,15 @@ def save_weights(
         data: what is known of the data it was trained on.
         most: bytes of tensors in one file; where there are more they lie in parts,
             NAME-1-of-N.safetensors and so on. A single tensor is not divided.
+
+    Raises:
+        ValueError: for a fused model, which no name can build again.
     """
+    if any(isinstance(module, Folded) for module in model.modules()):
+        raise ValueError(
+            "got a fused model, expected the one that it was made from: save that, and fuse what "
+            "saccade.load gives"
+        )
     parts: list[dict[str, Tensor]] = [{}]
     for name, tensor in model.state_dict().items():
         held = sum(t.nbytes for t in parts[-1].values())
@@ -226,7 +235,10 @@ def _parts(path: Path) -> Iterator[Path]:
 
 def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
     if not path.is_file():
-        raise ValueError(f"no checkpoint at {path}")
+        raise ValueError(
+            f"no checkpoint at {path}, expected the folder of a run, or of a record with weights, "
+            "or a .safetensors file of saccade"
+        )
     try:
         with safe_open(path, framework="pt") as f:
             header = json.loads((f.metadata() or {}).get("saccade", "null"))
@@ -281,9 +293,19 @@ def _averaged(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _load_weights(model: SpikingModel, weights: dict[str, Tensor], path: Path) -> None:
     try:
-        model.load_state_dict(weights)
+        missing, foreign = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit model {model.name!r}: {error}") from error
+    if missing or foreign:
+        lists = {"misses": missing, "has besides": foreign}
+        said = [f"{verb} {_some(names)}" for verb, names in lists.items() if names]
+        raise ValueError(f"{path} does not fit model {model.name!r}: it {' and '.join(said)}")
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    """The first few, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _split_optimizer(

@@ -21,6 +21,7 @@ from saccade._registry import nearest
 from saccade.models import SpikingModel
 from saccade.train.launch import launched, size_of
 
+DEVICES = ("auto", "cpu", "cuda", "mps")
 STRATEGIES = ("auto", "ddp", "fsdp")
 T = TypeVar("T")
 
@@ -42,6 +43,23 @@ class Share:
         return slice(count * self.rank // self.world, count * (self.rank + 1) // self.world)
 
 
+def check_device(device: str) -> str:
+    """A device that is here.
+
+    Raises:
+        ValueError: for another name, or one that torch does not find.
+    """
+    if device not in DEVICES:
+        raise ValueError(f"unknown device {device!r}; {nearest(device, [*DEVICES])}")
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not here.get(device, True):
+        raise ValueError(
+            f"got device {device}, which torch does not find here; expected cpu, or auto for the "
+            "best that it does (saccade doctor says what is missing)"
+        )
+    return device
+
+
 def open_fabric(
     *,
     device: str,
@@ -61,8 +79,8 @@ def open_fabric(
             the optimiser's state (PyTorch's `fully_shard`); "auto" is ddp where there are several.
 
     Raises:
-        ValueError: for an unknown strategy, one that has not the precision, or more devices than
-            there are processes or GPUs.
+        ValueError: for an unknown strategy or device, a strategy that has not the precision, or
+            more devices than there are processes or GPUs.
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"unknown strategy {strategy!r}; {nearest(strategy, [*STRATEGIES])}")
@@ -75,6 +93,7 @@ def open_fabric(
                 f"got devices={here} and nodes={machines}, but this is a single process; start "
                 "several with `saccade train --devices` or torchrun"
             )
+        check_device(device)
         return Fabric(accelerator=device, devices=1, precision=precision)  # type: ignore[arg-type]
     found = torch.cuda.device_count()
     if here > found and (device == "cuda" or (device == "auto" and found)):
@@ -83,6 +102,7 @@ def open_fabric(
         raise ValueError(
             "got precision 16-mixed with strategy fsdp, expected bf16-mixed or 32-true, or ddp"
         )
+    check_device(device)
     fabric = Fabric(
         accelerator=device,
         devices=here,

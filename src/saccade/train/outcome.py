@@ -12,7 +12,7 @@ import torch
 
 from saccade.analysis import observe
 from saccade.data import ImageData, normalise, unit
-from saccade.models import MODELS, SpikingModel, describe, rebuild
+from saccade.models import SpikingModel, describe, rebuild, sources_of
 from saccade.train.devices import whole
 from saccade.train.evaluate import evaluate
 from saccade.train.files import write_atomically, write_json
@@ -55,7 +55,7 @@ def _gather_model(s: Session) -> SpikingModel:
 
 def _metrics(s: Session, data: ImageData, result: dict[str, Any]) -> dict[str, Any]:
     recipe, p, seen = s.recipe, s.position, result["recording"]
-    entry = MODELS[s.model.name]
+    sources = sources_of(s.model.name, s.model.config)
     return {
         "recipe": recipe.name,
         "about": recipe.about,
@@ -76,11 +76,27 @@ def _metrics(s: Session, data: ImageData, result: dict[str, Any]) -> dict[str, A
         "firing_rates": seen.mean_rates(),
         **seen.totals(),
         "layers": seen.table(),
-        "paper": recipe.paper or entry.source.id,
-        "citation": entry.source.bibtex(),
+        "paper": recipe.paper or sources[0].id,
+        "citation": "\n\n".join(source.bibtex() for source in sources),
         "versions": versions(),
         "hardware": hardware(s.fabric.device) | {"devices": s.fabric.world_size},
     }
+
+
+def in_words(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """The most important ones for a terminal, what they are beside what they come to."""
+    rates = metrics["firing_rates"].values()
+    silent = sum(rate == 0 for rate in rates)
+    rows = {
+        "test accuracy": f"[bold]{metrics['test_accuracy']:.2%}[/] of {metrics['test_images']}",
+        "training": f"{metrics['train_seconds']:.1f} s, "
+        f"{metrics['images_per_second']:,.0f} images/s",
+        "energy": f"{metrics['energy_mj'] * 1e3:.3g} µJ an image "
+        f"({metrics['sops']:,.0f} additions, {metrics['macs']:,.0f} multiply-accumulates)",
+    }
+    if silent:
+        rows["silent"] = f"{silent} of {len(rates)} layers of neurons never fired in the test"
+    return rows
 
 
 def _samples(result: dict[str, Any], data: ImageData, most: int = 12) -> np.ndarray:

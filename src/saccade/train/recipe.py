@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser
 
 from saccade._registry import Part, nearest, split_part
 from saccade.data import Augment, Mix
+from saccade.models import TransformerConfig
 from saccade.train.curriculum import Stage, check_stages
 from saccade.train.plain_yaml import read_yaml, write_yaml
 
@@ -265,6 +266,8 @@ def override(tree: dict[str, Any], word: str) -> None:
     key, equals, value = word.partition("=")
     if not equals or not key:
         raise ValueError(f"got {word!r}, expected key=value or key.sub=value")
+    if not value.strip():
+        raise ValueError(f"got {word!r} without a value; leave it out for the default")
     *path, last = key.split(".")
     node = tree
     for name in path:
@@ -285,7 +288,9 @@ def _check_keys(tree: Mapping[str, Any], cls: type, where: str) -> None:
     known = {f.name: f.type for f in fields(cls)}
     for key, value in tree.items():
         if key not in known:
-            raise ValueError(f"{where}: unknown key {key!r}; {nearest(str(key), list(known))}")
+            deeper = [path for path in _leaves() if path.rpartition(".")[2] == key]
+            said = f"did you mean {deeper[0]!r}?" if deeper else nearest(str(key), list(known))
+            raise ValueError(f"{where}: unknown key {key!r}; {said}")
         kind = known[key]
         if value is None:
             raise ValueError(f"{where}: {key} has no value; leave it out for the default")
@@ -298,6 +303,13 @@ def _check_keys(tree: Mapping[str, Any], cls: type, where: str) -> None:
                 raise ValueError(f"{where}: got {key}={value!r}, expected a list of stages")
             for stage in value:
                 _check_keys(stage, Stage, f"{where}, {key}")
+
+
+def _leaves() -> list[str]:
+    """Keys within the keys of a recipe, as overrides name them."""
+    parts = [(f.name, f.type) for f in fields(Recipe) if isinstance(f.type, type)]
+    parts = [("model", TransformerConfig), *(p for p in parts if is_dataclass(p[1]))]
+    return [f"{name}.{inner.name}" for name, part in parts for inner in fields(part)]
 
 
 def _plain(message: str) -> str:

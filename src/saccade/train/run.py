@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -105,7 +106,12 @@ def train(
     session = _open(recipe, run, data, model, fabric, told, workers)
     if fabric.is_global_zero:
         _begin_folder(run, recipe)
-    fit(session)
+    try:
+        fit(session)
+    except Exception:
+        if fabric.is_global_zero and {path.name for path in run.iterdir()} == {RECIPE}:
+            shutil.rmtree(run)  # nothing came of it: the recipe may be mended and try again
+        raise
     metrics = finish(session, data, workers)
     close_fabric(fabric)
     return metrics
@@ -202,7 +208,9 @@ def _open(
         task = make_task(recipe.task)
     average = MovingAverage(model, recipe.average) if recipe.average.decay else None
     judged = average.model if average else None
-    if saved := read_run(run):
+    if not (saved := read_run(run)) and (run / RECIPE).exists():
+        log.warning("%s holds no checkpoint: the run begins anew", run)
+    if saved:
         saved.restore_weights(model, judged)
         _compare_devices(fabric, saved.header.devices)
     try_stages(model, recipe.curriculum)  # before its kernels lie as a GPU wants them
@@ -246,6 +254,11 @@ def _load_onto(
     """What is trained on, and what is held out."""
     keep, held = _hold_out(data, recipe)
     training = source_of(keep, data, fabric.device, workers)
+    if recipe.batch_size > len(training) and fabric.is_global_zero:
+        log.warning(
+            "batch_size=%d is more than the %d pictures that are trained on: each step takes all",
+            *(recipe.batch_size, len(training)),
+        )
     plan = Plan(
         size=recipe.batch_size,
         how=recipe.augment,

@@ -27,8 +27,9 @@ def fuse(model: SpikingModel, products: str = "bfloat16") -> SpikingModel:
     therefore differ from those of the model in its own precision wherever that rounding moves a
     current across the threshold: measure the accuracy. With "int8" the convolutions and linear maps
     take spikes and residual sums as the integers that they are, exactly, and round only weights;
-    the first one, which sees the picture, and those whose channels 16 does not divide have
-    bfloat16 kernels. An attention that needs floating point is float32 within; where it hands real
+    the first one and those whose channels 16 does not divide have bfloat16 kernels. The picture is
+    rounded to the type of the first kernel: counts of events above 256 lose their last bits in
+    bfloat16. An attention that needs floating point is float32 within; where it hands real
     numbers to a projection, these meet the rounded weights in float32.
 
     Args:
@@ -52,6 +53,12 @@ def fuse(model: SpikingModel, products: str = "bfloat16") -> SpikingModel:
     exact = {} if dtype == torch.float32 else _exact(fused)
     within = tuple(f"{path}." for path in exact)
     found = [(path, m) for path, m in fused.named_modules() if isinstance(m, Projection)]
+    if not found:
+        folded = any(isinstance(module, Folded) for module in fused.modules())
+        raise ValueError(
+            f"a {type(fused).__name__} has no projection to fuse"
+            + (" left: it is fused already" if folded else "; expected a spiking transformer")
+        )
     for n, (path, projection) in enumerate(found):
         emits = torch.float32 if path.startswith(within) else dtype
         _put(fused, path, _folded(path, projection, dtype, emits, sees_picture=n == 0))
@@ -97,10 +104,6 @@ def _folded(
 
 def _check_rest(fused: SpikingModel, dtype: torch.dtype) -> None:
     """Nothing may stay behind that the folded projections' types do not suit."""
-    if not any(isinstance(module, Folded) for module in fused.modules()):
-        raise ValueError(
-            f"a {type(fused).__name__} has no projection to fuse; expected a spiking transformer"
-        )
     exact = {m for e in fused.modules() if isinstance(e, Exact) for m in e.modules()}
     for path, module in fused.named_modules():
         if module in exact or dtype == torch.float32:

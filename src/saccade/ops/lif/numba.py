@@ -49,7 +49,7 @@ class _Scan(torch.autograd.Function):
         ctx.p = p
         ctx.set_materialize_grads(False)  # nobody may need the last membrane
         s, v = torch.empty_like(x), torch.empty_like(x[0], dtype=torch.float32)
-        start = nothing(x.dtype) if v0 is None else _flat(v0.to(x.dtype), x[0])
+        start = nothing() if v0 is None else _flat(v0.float(), x[0])
         run(kernels.fire, _flat(x, x[0]), *_identity(), start, _flat(s, x[0]), _flat(v, x[0]), p)
         return s, v
 
@@ -59,14 +59,14 @@ class _Scan(torch.autograd.Function):
         from saccade.kernels import cpu as kernels
 
         x, v0 = ctx.saved_tensors
-        grad_x, grad_v0 = torch.empty_like(x), torch.empty_like(x[0])
+        grad_x, grad_v0 = torch.empty_like(x), torch.empty_like(x[0], dtype=torch.float32)
         tasks, share = tasks_of(x[0].numel(), LANES)
         given = torch.zeros_like(x) if grad_s is None else like(grad_s, x)
         run(
             kernels.back, _flat(x, x[0]), *_identity(), _identity()[1],
-            nothing(x.dtype) if v0 is None else _flat(v0.to(x.dtype), x[0]),
+            nothing() if v0 is None else _flat(v0.float(), x[0]),
             _flat(given, x[0]), nothing() if grad_v is None else _flat(grad_v, x[0]),
-            _flat(grad_x, x[0]), nothing(x.dtype) if v0 is None else _flat(grad_v0, x[0]),
+            _flat(grad_x, x[0]), nothing() if v0 is None else _flat(grad_v0, x[0]),
             np.empty((tasks, 2, 0), np.float32), share, ctx.p,
         )  # fmt: skip
         return grad_x, None if v0 is None else grad_v0.to(v0.dtype), None

@@ -213,10 +213,10 @@ def _behind_norm(
         run(kernels.back_pool, lines, a, b, affine.mean, array(rows(grad_s)), out, partial, p)
     else:
         tasks, share = tasks_of(y[0].numel(), places(C))
-        partial, none = np.empty((tasks, 2, places(C)), np.float32), nothing(y.dtype)
+        partial, none = np.empty((tasks, 2, places(C)), np.float32), nothing()
         given = (_spread(x) for x in (affine.a, affine.b, affine.mean))
         currents, spikes, out = (array(x, len(x), -1) for x in (rows(y), rows(grad_s), grad))
-        run(kernels.back, currents, *given, none, spikes, nothing(), out, none, partial, share, p)
+        run(kernels.back, currents, *given, none, spikes, none, out, none, partial, share, p)
     return grad.permute(0, 1, 4, 2, 3), _total(partial, C)
 
 
