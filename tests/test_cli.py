@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import re
 import shutil
 import statistics
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from saccade.attention import ATTENTION
 from saccade.cli import build_parser, main
 from saccade.ops import OPS
 from saccade.train.recipe import parse_recipe
@@ -305,6 +308,50 @@ def test_verify_reports_broken_and_unknown_files_as_json_and_fails(capsys: Captu
     assert "unknown family 'nonsense'" in verdicts[0]["reason"]
     assert main(["verify", *files]) == 1
     assert f"0 of {len(files)} files equal" in capsys.readouterr().out
+
+
+OWN = """
+from saccade.attention import ATTENTION
+from saccade.attention.ssa import SSA
+
+@ATTENTION.add("own")
+class Own(SSA):
+    pass
+
+@ATTENTION.add("own_broken")
+class Broken(SSA):
+    def forward(self, x):
+        return super().forward(x).cumsum(0)
+"""
+
+
+@pytest.fixture
+def own() -> Iterator[None]:
+    Path("own.py").write_text(OWN)
+    yield
+    for name in ("own", "own_broken"):
+        ATTENTION._entries.pop(name, None)
+    sys.modules.pop("own", None)
+
+
+def test_an_attention_of_ones_own_is_imported_verified_and_trained(own: None, capsys: Captured):
+    assert main(["verify", "own"]) == 1
+    assert main(["--import", "own.py", "verify", "own", "ssa"]) == 0
+    said = capsys.readouterr().out
+    assert "kept   own: every parameter learns" in said
+    assert re.search(r"(\d+) of \1 promises kept", said)
+    assert main(["verify", "own_broken", "missing.npz"]) == 1
+    said = capsys.readouterr().out
+    assert re.search(r"fails  own_broken: runs step by step .*expected scan", said)
+    assert "0 of 1 files equal" in said
+    words = ["model.attention=own", "epochs=1", "model.dim=16", "model.T=1", "model.depth=1"]
+    assert main(["train", "digits", *words, "--out", "run"]) == 0
+    ATTENTION._entries.pop("own")
+    assert main(["eval", "run"]) == 1
+    assert "has to be imported first" in capsys.readouterr().err
+    for missing in ("gone.py", "gone"):
+        assert main(["--import", missing, "doctor"]) == 1
+        assert f"got --import {missing}, expected a Python file" in capsys.readouterr().err
 
 
 def test_verify_passes_a_golden_file(golden: Path, capsys: Captured):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from saccade import transform as transform
 from saccade.analysis.explain import explain as explain
+from saccade.attention import check_attention as check_attention
 from saccade.attention import create_attention as create_attention
 from saccade.attention import list_attention as list_attention
 from saccade.models import SpikingModel

@@ -1,9 +1,17 @@
 """What each command of the command line takes, and how its help explains it."""
 
+from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
 
 Options = Sequence[tuple[Sequence[str], dict[str, Any]]]
+IMPORT: dict[str, Any] = {
+    "dest": "imports",
+    "metavar": "FILE",
+    "action": "append",
+    "default": [],
+    "help": "Python file or module to import first, with an attention of your own; may be repeated",
+}
 _JSON: tuple[Sequence[str], dict[str, Any]] = (
     ["--json"],
     {"action": "store_true", "help": "print JSON instead of a table"},
@@ -198,9 +206,14 @@ FLAGS: dict[str, tuple[str, Options]] = {
     ),
     "verify": (
         "Compare our modules with golden files: outputs and gradients of the official code in "
-        "float64.\nExit status 1 where any file differs.",
+        "float64.\nOf an attention, whether it keeps what every attention promises.\n"
+        "Exit status 1 where any file differs or a promise is broken.\n\n"
+        "  saccade --import mine.py verify mine",
         (
-            (["files"], {"metavar": "FILE", "nargs": "+", "help": "golden .npz files"}),
+            (
+                ["files"],
+                {"metavar": "FILE", "nargs": "+", "help": "golden .npz files, or attentions"},
+            ),
             _JSON,
         ),
     ),
@@ -284,3 +297,22 @@ FLAGS: dict[str, tuple[str, Options]] = {
         (_JSON,),
     ),
 }
+
+
+def first(a: Namespace) -> list[str]:
+    """What stands before the command, as it was given."""
+    return [word for name in a.imports for word in ("--import", name)]
+
+
+def same(a: Namespace) -> list[str]:
+    """The options that say on what a run works, where they are not the default."""
+    given = {
+        "--device": a.device if a.device != "auto" else None,
+        "--data-root": a.data_root,
+        "--devices": a.devices,
+        "--nodes": a.nodes,
+        "--strategy": a.strategy if a.strategy != "auto" else None,
+        "--workers": a.workers,
+        "--log": a.log,
+    }
+    return [word for k, v in given.items() if v is not None for word in (k, str(v))]

@@ -51,8 +51,8 @@ def split_part(part: Part) -> tuple[str, dict[str, Any]]:
 class Registry(Generic[T]):
     """Named things of one kind; an unknown name or option is answered with the nearest."""
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, hint: str = "") -> None:
+        self.kind, self.hint = kind, hint
         self._entries: dict[str, T] = {}
 
     def add(self, name: str) -> Callable[[R], R]:
@@ -68,7 +68,8 @@ class Registry(Generic[T]):
 
     def __getitem__(self, name: str) -> T:
         if name not in self._entries:
-            raise ValueError(f"unknown {self.kind} {name!r}; {nearest(name, self.list())}")
+            known = nearest(name, self.list())
+            raise ValueError(f"unknown {self.kind} {name!r}; {known}{self.hint}")
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from saccade._flags import FLAGS
+from saccade._flags import FLAGS, IMPORT, first, same
+from saccade._own import import_own
 from saccade.train.files import free_folder
 from saccade.train.launch import LOST, Lost, follow, launched, rank, size_of
 from saccade.train.live import Live
@@ -33,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("saccade").setLevel(logging.INFO if rank() == 0 else logging.WARNING)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     try:
+        for name in arguments.imports:
+            import_own(name)
         status: int = arguments.command(arguments)
         return status
     except KeyboardInterrupt:
@@ -121,8 +124,8 @@ def _train_many(
     """As `_train_one`, by a process for each device; the first of them prints."""
     from saccade.train.launch import launch
 
-    words = ["train", a.recipe, *a.overrides, "--seed", str(seed), "--out", str(run), *_same(a)]
-    words += ["--resume"] if a.resume else []
+    words = [*first(a), "train", a.recipe, *a.overrides, *same(a)]
+    words += ["--seed", str(seed), "--out", str(run), *(["--resume"] if a.resume else [])]
     status = launch(words, devices=devices, nodes=nodes)
     if status == 130:
         return None
@@ -143,21 +146,7 @@ def _write_report(run: Path) -> None:
 
 def _resume_command(a: Arguments, run: Path) -> str:
     """With everything that is not in the recipe, ready to be pasted into a shell."""
-    return shlex.join(["saccade", "train", str(run), "--resume", *_same(a)])
-
-
-def _same(a: Arguments) -> list[str]:
-    """The options that say on what a run works, where they are not the default."""
-    given = {
-        "--device": a.device if a.device != "auto" else None,
-        "--data-root": a.data_root,
-        "--devices": a.devices,
-        "--nodes": a.nodes,
-        "--strategy": a.strategy if a.strategy != "auto" else None,
-        "--workers": a.workers,
-        "--log": a.log,
-    }
-    return [word for k, v in given.items() if v is not None for word in (k, str(v))]
+    return shlex.join(["saccade", *first(a), "train", str(run), "--resume", *same(a)])
 
 
 def _seeds(a: Arguments) -> list[int]:
@@ -286,19 +275,16 @@ def cite(a: Arguments) -> int:
 
 
 def verify(a: Arguments) -> int:
-    """Compare with golden files of official code."""
+    """Compare with golden files of official code, or check an attention."""
+    from saccade.verify import in_words
     from saccade.verify import verify as compare
 
     verdicts = compare(a.files)
     if a.json:
         print(json.dumps([v.as_dict() for v in verdicts], indent=2))
     else:
-        for v in verdicts:
-            error = "" if v.max_error is None else f"max error {v.max_error:.1e} in {v.worst}"
-            mark = "[green]equal[/]" if v.ok else "[red]fails[/]"
-            line = f"{mark}  {_plain(Path(v.file).name):<40} {error}  {_plain(v.reason)}"
-            out.print(line.rstrip(), highlight=False, soft_wrap=True)
-        out.print(f"{sum(v.ok for v in verdicts)} of {len(verdicts)} files equal")
+        for line in in_words(verdicts):
+            out.print(line, highlight=False, soft_wrap=True)
     return 0 if all(v.ok for v in verdicts) else 1
 
 
@@ -382,6 +368,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Attention for spiking neural networks. Begin with: saccade train digits",
     )
     parser.add_argument("--version", action="version", version=f"saccade {__version__}")
+    parser.add_argument("--import", **IMPORT)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, (about, options) in FLAGS.items():
         sub = commands.add_parser(

@@ -8,7 +8,7 @@ recipe and key map are declared beside the mechanism (`saccade._golden`).
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,13 +16,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.markup import escape
 from torch import Tensor, nn
 
 import saccade.models  # noqa: F401  (declares the families)
 from saccade._golden import GOLDEN, Arrays, Golden
 from saccade._registry import nearest
+from saccade.attention import ATTENTION, check_attention
 from saccade.nn import Neuron, on_spikes
 
+PROMISES = "promises"
+"""Family of verdicts on an attention."""
 TOLERANCE = 1e-9
 """An array fails where max|ours - file| exceeds this times max(1, max|file|)."""
 
@@ -53,8 +57,40 @@ class Verdict:
 
 
 def verify(files: Iterable[str | Path]) -> list[Verdict]:
-    """Compare each golden file; a broken or unknown one is a verdict, not an exception."""
-    return [verify_file(Path(file)) for file in files]
+    """Compare each golden file; a broken or unknown one is a verdict, not an exception.
+
+    The name of an attention gives a verdict for each promise of `saccade.check_attention`.
+    """
+    verdicts: list[Verdict] = []
+    for file in files:
+        if file in ATTENTION:
+            verdicts += _promises(str(file))
+        else:
+            verdicts.append(verify_file(Path(file)))
+    return verdicts
+
+
+def in_words(verdicts: Sequence[Verdict]) -> list[str]:
+    """A line for each, and one on all of them, with rich's markup."""
+    lines = []
+    for v in verdicts:
+        promised = v.family == PROMISES
+        error = "" if v.max_error is None else f"max error {v.max_error:.1e} in {v.worst}"
+        mark = f"[green]{'kept ' if promised else 'equal'}[/]" if v.ok else "[red]fails[/]"
+        what = f"{v.file}: {v.case}" if promised else Path(v.file).name
+        lines.append(f"{mark}  {escape(what):<40} {error}  {escape(v.reason)}".rstrip())
+    for what, some in (("files equal", False), ("promises kept", True)):
+        if asked := [v for v in verdicts if (v.family == PROMISES) is some]:
+            lines.append(f"{sum(v.ok for v in asked)} of {len(asked)} {what}")
+    return lines
+
+
+def _promises(name: str) -> list[Verdict]:
+    found = check_attention(name).items()
+    return [
+        Verdict(file=name, family=PROMISES, case=text, ok=not wrong, reason=wrong)
+        for text, wrong in found
+    ]
 
 
 def verify_file(path: Path) -> Verdict:

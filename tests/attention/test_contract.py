@@ -1,119 +1,84 @@
 """Runs over the registry: a new mechanism is tested here without a line being added."""
 
-from dataclasses import replace
+from collections.abc import Iterator
 
 import pytest
 import torch
 
-from saccade.attention import ATTENTION, Site, SpikingAttention, create_attention, install
-from saccade.nn import make_neuron
-from saccade.ops import reference_only
-from tests.awake import LEAST, MOST, awake, firing_rates, spikes, untaught
-
-SITE = Site(dim=16, heads=4, T=3, grid=(4, 5))  # no two axes alike
-GATES = [name for name in ATTENTION if ATTENTION[name].kind == "gate"]
-pytestmark = pytest.mark.parametrize("name", ATTENTION.list())
+from saccade.attention import ATTENTION, SpikingAttention, check_attention
+from saccade.attention._contract import PROMISES, Subject
+from saccade.nn import Projection
 
 
-def make(name: str) -> tuple[SpikingAttention, torch.Tensor]:
-    """An awake mechanism and its input: spikes for a mixer, a current for a gate.
-
-    In float64, so that rounding flips no threshold.
-    """
-    torch.manual_seed(0)
-    x = spikes(SITE.T, 2, SITE.dim, *SITE.grid)
-    if name in GATES:
-        x = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).double() * 1.5 + 0.5
-    built = create_attention(name, dim=SITE.dim, heads=SITE.heads, T=SITE.T, grid=SITE.grid)
-    return awake(built).double().eval(), x
+@pytest.mark.parametrize("text", PROMISES)
+@pytest.mark.parametrize("name", ATTENTION.list())
+def test_every_attention_keeps_what_all_promise(name: str, text: str):
+    assert PROMISES[text](Subject(name, {})) == ""
 
 
-def test_no_neuron_is_silent_or_saturated(name: str):  # else the tests below prove little
-    attention, x = make(name)
-    if name in GATES:  # it has none of its own: the neuron that it feeds
-        fed = torch.nn.ModuleDict({"gate": attention, "neuron": make_neuron("ma_lif")})
-        rates = firing_rates(fed, lambda: fed["neuron"](attention(x), gate=attention.at_membrane()))
-    else:
-        rates = firing_rates(attention, lambda: attention(x))
-    assert rates
-    assert all(LEAST < r < MOST for r in rates.values()), rates
+class Worst(SpikingAttention):
+    """Breaks what its option names."""
+
+    source, golden, equations = ATTENTION["ssa"].source, "official", ATTENTION["ssa"].equations
+
+    def __init__(self, site, *, breaks: str = "") -> None:
+        super().__init__()
+        self.site, self.breaks, self.calls = site, breaks, 0
+        self.out = Projection(site.dim, site.dim, neuron=site.neuron)
+        self.idle = torch.nn.Parameter(torch.ones(1)) if breaks == "learns" else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        if self.breaks == "fires":
+            self.out.norm.bias.data.fill_(-100.0)
+        y = self.out(x * 0 if self.breaks == "hears" else x)
+        return {
+            "shape": lambda: y[..., :1],
+            "carries": lambda: y + self.calls,
+            "samples": lambda: y + y.mean(1, keepdim=True),
+            "causal": lambda: y + y.sum(0, keepdim=True),
+            "streams": lambda: y.cumsum(0),
+        }.get(self.breaks, lambda: y)()
+
+    def adds(self) -> int:
+        return -1 if self.breaks == "additions" else 1
 
 
-def test_keeps_shape_and_dtype(name: str):
-    attention, x = make(name)
-    y = attention(x)
-    assert (y.shape, y.dtype) == (x.shape, x.dtype)
+@pytest.fixture
+def worst() -> Iterator[None]:
+    ATTENTION.add("worst")(Worst)
+    yield
+    del ATTENTION._entries["worst"]
 
 
-def test_carries_nothing_over_between_calls(name: str):
-    attention, x = make(name)
-    assert torch.equal(attention(x), attention(x))
+def test_one_that_keeps_them_all_is_said_to(worst: None):
+    assert not any(check_attention("worst").values())
+    assert not any(check_attention("ssa", scale=0.25).values())
 
 
-def test_samples_do_not_mix_in_eval(name: str):
-    attention, x = make(name)
-    whole, alone = attention(x)[:, :1], attention(x[:, :1])
-    if name in GATES:  # real numbers: a matrix product of other rows rounds in another order
-        torch.testing.assert_close(whole, alone, rtol=1e-12, atol=1e-12)
-    else:
-        assert torch.equal(whole, alone)
+@pytest.mark.parametrize(
+    ("breaks", "text", "said"),
+    [
+        ("fires", "neurons fire", "firing rates"),
+        ("shape", "keeps shape", r"got \[3, 2, 16, 4, 1\]"),
+        ("carries", "carries nothing", "the same input"),
+        ("samples", "does not mix samples", "a sample alone"),
+        ("causal", "is causal", "changed earlier ones"),
+        ("streams", "runs step by step", "single steps gave another output; expected scan"),
+        ("hears", "hears", "the opposite input"),
+        ("learns", "every parameter", "no gradient reaches idle"),
+        ("additions", "says how many", r"got adds\(\)=-1"),
+    ],
+)
+def test_what_is_broken_is_said(worst: None, breaks: str, text: str, said: str):
+    found = check_attention("worst", breaks=breaks)
+    (key,) = [promise for promise in found if promise.startswith(text)]
+    with pytest.raises(ValueError, match=said):
+        raise ValueError(found[key])
 
 
-def test_is_causal_unless_it_says_otherwise(name: str):
-    attention, x = make(name)
-    later = torch.cat([x[:-1], 1 - x[-1:]])
-    unchanged = torch.equal(attention(later)[:-1], attention(x)[:-1])
-    assert unchanged or not attention.causal
-
-
-def test_hears_its_input(name: str):
-    attention, x = make(name)
-    assert not torch.equal(attention(x), attention(1 - x))
-
-
-def test_every_parameter_learns(name: str):
-    attention, x = make(name)
-    x.requires_grad_()
-    attention.train()(x).square().sum().backward()
-    assert x.grad is not None
-    assert untaught(attention) == []
-
-
-def test_reference_paths_give_the_same(name: str):
-    attention, x = make(name)
-    fast = attention(x)
-    with reference_only():
-        assert torch.equal(attention(x), fast)
-
-
-def test_saves_and_loads(name: str):
-    attention, x = make(name)
-    other = create_attention(name, dim=SITE.dim, heads=SITE.heads, T=SITE.T, grid=SITE.grid)
-    other.double().eval().load_state_dict(attention.state_dict())
-    assert torch.equal(other(x), attention(x))
-
-
-def test_scores_fit_the_tokens(name: str):
-    attention, x = make(name)
-    scores = attention.scores(x)
-    N = SITE.tokens
-    assert scores is None or scores.shape == (SITE.T, 2, SITE.heads, N, N)
-
-
-def test_counts_its_additions(name: str):
-    attention, _ = make(name)
-    assert attention.adds() > 0 or name == "none"
-    assert attention.adds() >= 0
-
-
-def test_asks_for_no_membrane_where_no_neuron_follows(name: str):
-    attention = install(replace(SITE, feeds_neuron=False), name)
-    assert attention.at_membrane() is None
-
-
-def test_cites_its_paper_and_equations(name: str):
-    cls = ATTENTION[name]
-    assert cls.source.id.startswith(("arXiv:", "doi:"))
-    assert cls.equations
-    assert cls.source.bibtex().startswith("@article{")
-    assert cls.golden in ("official", "independent reference", "reconstruction")
+def test_unknown_names_and_options_are_refused():
+    with pytest.raises(ValueError, match="unknown attention 'sssa'; did you mean 'ssa'"):
+        check_attention("sssa")
+    with pytest.raises(ValueError, match="'ssa' has no option 'scal'; did you mean 'scale'"):
+        check_attention("ssa", scal=1)

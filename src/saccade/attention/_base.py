@@ -12,7 +12,9 @@ from saccade._registry import Part, Registry, nearest, split_part
 from saccade._sources import Equation, Source
 from saccade.nn import Gate, Neuron, make_neuron
 
-ATTENTION: Registry[type["SpikingAttention"]] = Registry("attention")
+ATTENTION: Registry[type["SpikingAttention"]] = Registry(
+    "attention", "; one of your own has to be imported first (saccade --import FILE)"
+)
 Tokens = Real[Tensor, "T B C H W"]
 """Integers, of any type that holds them, or the currents of a gate."""
 
