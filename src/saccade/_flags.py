@@ -227,8 +227,18 @@ FLAGS: dict[str, tuple[str, Options]] = {
         ),
     ),
     "report": (
-        "Write the report page of a finished run again.",
-        ((["run"], {"metavar": "RUN", "help": "folder of a finished run"}),),
+        "Write the report page of a finished run again.\n\n"
+        "  saccade report runs/digits-s0 --figures paper/",
+        (
+            (["run"], {"metavar": "RUN", "help": "folder of a finished run"}),
+            (
+                ["--figures"],
+                {
+                    "metavar": "DIR",
+                    "help": "also write each chart as SVG, and its numbers as CSV, into a folder",
+                },
+            ),
+        ),
     ),
     "bench": (
         "Time ops, training steps or inference. What differs from its reference is not timed.\n\n"

@@ -306,10 +306,12 @@ def convert(a: Arguments) -> int:
 
 def report(a: Arguments) -> int:
     """Write the report page of a run again."""
-    from saccade.report import write_report
+    from saccade.report import write_figures, write_report
 
-    page = str(write_report(Path(a.run)))
-    out.print(page, highlight=False, markup=False, soft_wrap=True)
+    written = [write_report(Path(a.run))]
+    written += write_figures(Path(a.run), Path(a.figures)) if a.figures else []
+    for path in written:
+        out.print(str(path), highlight=False, markup=False, soft_wrap=True)
     return 0
 
 

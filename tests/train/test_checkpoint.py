@@ -140,6 +140,14 @@ def test_a_missing_file_is_named(tmp_path: Path):
         saccade.load(tmp_path / "nothing.safetensors")
 
 
+def test_weights_that_are_no_numbers_are_named(tmp_path: Path):
+    model = build()
+    model.head.linear.weight.data[0, 0] = torch.nan
+    save_weights(tmp_path / "lost.safetensors", model, {})
+    with pytest.raises(ValueError, match=r"holds what is no finite number in head\.linear\.weight"):
+        saccade.load(tmp_path / "lost.safetensors")
+
+
 def test_weights_alone_are_not_resumed_from(tmp_path: Path):
     model = build()
     save_weights(tmp_path / "last.safetensors", model, {})

@@ -13,6 +13,7 @@ except ModuleNotFoundError as error:
         'install both with: pip install "saccade[report]"'
     ) from error
 
+from saccade.report.figures import write_figures
 from saccade.report.page import write_report
 
-__all__ = ["write_report"]
+__all__ = ["write_figures", "write_report"]

@@ -59,8 +59,12 @@ def _template() -> jinja2.Template:
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["breakable"] = _breakable
-    source = files("saccade.report").joinpath("page.html").read_text(encoding="utf-8")
-    return environment.from_string(source)
+    return environment.from_string(template_text())
+
+
+def template_text() -> str:
+    """The page without its contents, with its colours."""
+    return files("saccade.report").joinpath("page.html").read_text(encoding="utf-8")
 
 
 def _breakable(path: str) -> Markup:

@@ -292,6 +292,9 @@ def _averaged(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _load_weights(model: SpikingModel, weights: dict[str, Tensor], path: Path) -> None:
+    if lost := [k for k, t in weights.items() if t.is_floating_point() and not t.isfinite().all()]:
+        # no neuron fires at what is not a number, so the model would answer, always the same
+        raise ValueError(f"{path} holds what is no finite number in {_some(lost)}")
     try:
         missing, foreign = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:
