@@ -31,7 +31,7 @@ FLAGS = {
     "cite": [],
     "verify": ["--json"],
     "convert": ["--model", "--out"],
-    "report": [],
+    "report": ["--figures"],
     "bench": [
         *(
             "--batch",
