@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 import saccade
-from saccade.ops import listening
+from saccade.ops import listening, within
 from saccade.transform import fuse
 
 GROUPS = {
@@ -47,11 +47,13 @@ def counted(model: torch.nn.Module, x: torch.Tensor, *, train: bool) -> dict[str
 
     def hear(op, args, out) -> None:
         size = [t.numel() * t.element_size() for t in (*args, out) if torch.is_tensor(t)]
-        if op.name == "conv":
-            w = args[1]
-            kind = "matrix product" if w.shape[-1] == 1 else "convolution"
-            counts[kind][0] += 2 * out.numel() * w[0].numel() * (3 if train else 1)
-            counts[kind][1] += sum(size) * (3 if train else 1)
+        if op.name in ("conv", "convs") and len(within()) == 1:
+            x, passes = args[0], 3 if train else 1
+            weights, ys = (args[2:], out) if op.name == "convs" else (args[1:2], (out,))
+            for w, y in zip(weights, ys, strict=True):
+                kind = "matrix product" if w.shape[-1] == 1 else "convolution"
+                counts[kind][0] += 2 * y.numel() * w[0].numel() * passes
+                counts[kind][1] += sum(t.numel() * t.element_size() for t in (x, w, y)) * passes
         elif op.name == "project_lif":
             x, w, stride = args[0], args[1], args[7]
             places = x.numel() // x.shape[2] // stride**2

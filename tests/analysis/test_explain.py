@@ -34,8 +34,10 @@ def test_every_call_is_named_with_its_variant_and_the_refusals_before_it(model):
     lif = calls["blocks.0.attention.q", "lif", ("norm_lif",)]
     assert lif.variant == "analytic"
     assert list(lif.refused) == ["triton", "numba"]
-    order = [(c.op, c.within) for c in seen.calls if c.path == "blocks.0.attention.q"]
+    order = [(c.op, c.within) for c in seen.calls if c.path == "blocks.0.attention.out"]
     assert order == [("conv", ()), ("norm_lif", ()), ("lif", ("norm_lif",))]
+    order = [(c.op, c.within) for c in seen.calls if c.path == "blocks.0.attention"]
+    assert order[:4] == [("convs", ()), *[("conv", ("convs",))] * 3]
     assert seen.apart == {}
 
 

@@ -26,8 +26,9 @@ class Worst(SpikingAttention):
         self.site, self.breaks, self.calls = site, breaks, 0
         self.out = Projection(site.dim, site.dim, neuron=site.neuron)
         self.idle = torch.nn.Parameter(torch.ones(1)) if breaks == "learns" else None
+        self.adds_onto = breaks == "adds"
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, onto: torch.Tensor | None = None) -> torch.Tensor:
         self.calls += 1
         if self.breaks == "fires":
             self.out.norm.bias.data.fill_(-100.0)
@@ -62,6 +63,7 @@ def test_one_that_keeps_them_all_is_said_to(worst: None):
         ("fires", "neurons fire", "firing rates"),
         ("shape", "keeps shape", r"got \[3, 2, 16, 4, 1\]"),
         ("carries", "carries nothing", "the same input"),
+        ("adds", "adds its spikes", "not stream"),
         ("samples", "does not mix samples", "a sample alone"),
         ("causal", "is causal", "changed earlier ones"),
         ("streams", "runs step by step", "single steps gave another output; expected scan"),

@@ -141,7 +141,7 @@ def test_a_branch_of_another_shape_is_refused():
 
     model = create_model("spikformer", dim=16, depth=1, heads=2, image_size=8, T=2)
     model.blocks[0].attention = Narrow()
-    with pytest.raises(ValueError, match=r"from Narrow, expected the shape of its input"):
+    with pytest.raises(ValueError, match=r"from Narrow, expected the shape of what it is added to"):
         model(torch.randn(2, 3, 8, 8))
 
 

@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from saccade.nn import MLP, Head, Projection, merge_heads, per_frame, split_heads
+from saccade.nn import (
+    MLP,
+    Head,
+    Projection,
+    added,
+    merge_heads,
+    per_frame,
+    project,
+    split_heads,
+)
 
 
 def test_merge_heads_undoes_split_heads():
@@ -86,3 +95,44 @@ def test_a_norm_without_momentum_runs_part_by_part():
     layer.norm = nn.BatchNorm2d(8, momentum=None)
     assert "momentum" in layer.apart()
     assert layer(torch.randn(2, 1, 8, 3, 3)).shape == (2, 1, 8, 3, 3)
+
+
+@pytest.mark.parametrize("watch", ["nobody", "the norm", "the layer"])
+def test_spikes_are_added_to_a_stream(watch: str):
+    torch.manual_seed(0)
+    layer, x = Projection(8, 16).double(), torch.randn(3, 2, 8, 4, 4).double()
+    layer.norm.bias.data += 0.8
+    spikes, heard = layer(x), []
+    assert 0.02 < spikes.mean() < 0.98
+    if watch != "nobody":
+        module = layer if watch == "the layer" else layer.norm
+        module.register_forward_hook(lambda module, args, out: heard.append(out))
+    stream = torch.arange(3.0).double().reshape(3, 1, 1, 1, 1).expand(3, 2, 16, 4, 4)
+    assert torch.equal(added(stream, layer, x), stream + spikes)
+    assert torch.equal(added(None, layer, x), spikes)
+    if watch == "the layer":
+        assert all(torch.equal(out, spikes) for out in heard)
+
+
+def test_a_sum_of_two_shapes_is_refused():
+    with pytest.raises(ValueError, match=r"got \[1, 1, 4, 2, 2\] from the neuron, .* 8, 2"):
+        added(torch.zeros(1, 1, 8, 2, 2), Projection(8, 4), torch.zeros(1, 1, 8, 2, 2))
+
+
+@pytest.mark.parametrize("other", ["alike", "another kernel", "watched"])
+def test_projections_of_one_input_give_what_each_gives(other: str):
+    torch.manual_seed(0)
+    layers = [Projection(8, n, kernel=3).double() for n in (16, 8)]
+    if other == "another kernel":
+        layers.append(Projection(8, 8).double())
+    if other == "watched":
+        layers[1].register_forward_hook(lambda *args: None)
+    x = torch.randn(3, 2, 8, 4, 4).double().requires_grad_()
+    outs = []
+    for run in (project, lambda layers, x: [layer(x) for layer in layers]):
+        spikes = run(layers, x)
+        parts = [x, *(layer.conv.weight for layer in layers)]
+        loss = sum((s * torch.arange(s.numel()).view(s.shape).remainder(7)).sum() for s in spikes)
+        outs.append((spikes, torch.autograd.grad(loss, parts)))
+    for got, want in zip(*outs, strict=True):
+        torch.testing.assert_close(list(got), list(want))

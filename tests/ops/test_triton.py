@@ -16,6 +16,7 @@ from saccade.ops import (
     Norm,
     affine_lif,
     conv,
+    convs,
     lif,
     norm_lif,
     project_lif,
@@ -199,6 +200,73 @@ def test_conv(kernel: int, stride: int, packed: bool):
     got, want = (f(x, weight, stride) for f in (conv.variants["packed"][0], conv.reference))
     assert torch.equal(got, want)
     agree(gradients(got, [x, weight]), gradients(want, [x, weight]))
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 2)])
+@pytest.mark.parametrize("used", [(0, 1, 2), (1,)], ids=["all", "one"])
+def test_convs_of_one_input(kernel: int, stride: int, used: tuple[int, ...]):
+    torch.manual_seed(0)
+    x = (torch.rand(2, 2, 6, 5, 16) < 0.5).float().permute(0, 1, 4, 2, 3).requires_grad_()
+    shapes = ((n, 16, kernel, kernel) for n in (8, 24, 8))
+    weights = [(torch.randn(shape).mul(16).round() / 64).requires_grad_() for shape in shapes]
+    outs = []
+    for f in (convs.variants["packed"][0], convs.variants["composed"][0], convs.reference):
+        ys = f(x, stride, *weights)
+        loss = sum((ys[n].square() * (n + 1)).sum() for n in used)
+        outs.append((ys, torch.autograd.grad(loss, [x, *(weights[n] for n in used)])))
+    for ys, grads in outs[:2]:
+        assert all(torch.equal(a, b) for a, b in zip(ys, outs[2][0], strict=True))
+        agree(grads, outs[2][1])
+
+
+@pytest.mark.parametrize("steps", [(3, 3), (1, 3)], ids=["frames", "picture"])
+def test_norm_lif_adds_its_spikes_to_a_stream(steps: tuple[int, int]):
+    torch.manual_seed(0)
+    t, T = steps
+    y, stream = channels_last(t, 2, 24, 4, 5, scale=100), channels_last(T, 2, 24, 4, 5).round()
+    outs = []
+    for scan in (norm_lif.variants["triton"][0], norm_lif.reference):
+        given = [y, torch.ones(24), torch.ones(24) / 2, stream]
+        inputs = [a.detach().clone().requires_grad_() for a in given]
+        known = {"running_mean": torch.zeros(24), "running_var": torch.ones(24)}
+        norm = Norm(weight=inputs[1], bias=inputs[2], training=True, **known)
+        summed = scan(inputs[0], norm, 0.5, 0.5, FIRES[0], T, False, inputs[3])
+        outs.append((summed, *gradients(summed, inputs)))
+    assert 0.02 < (outs[1][0] - stream).mean() < 0.98
+    assert torch.equal(outs[0][0], outs[1][0])
+    assert bits_of(outs[0][0]) is None
+    agree(outs[0][1:], outs[1][1:])
+
+
+def test_what_no_kernel_can_add_to_is_refused():
+    refuses = norm_lif.variants["triton"][1]
+    lies, otherwise = torch.zeros(2, 1, 2, 2, 8).permute(0, 1, 4, 2, 3), torch.zeros(2, 1, 8, 2, 2)
+    norm = Norm(
+        weight=torch.ones(8), bias=torch.ones(8), running_mean=torch.ones(8),
+        running_var=torch.ones(8), training=True,
+    )  # fmt: skip
+    given = norm, 0.5, 0.5, Fire(), 2
+    assert "pooled before" in refuses(lies, *given, True, lies)
+    assert "torch.float64" in refuses(lies, *given, False, lies.double())
+    assert "are added to [1, 1, 8, 2, 2]" in refuses(lies, *given, False, lies[:1])
+    assert "is not channels-last" in refuses(lies, *given, False, otherwise)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float32])
+def test_inference_adds_its_spikes_to_a_stream(dtype: torch.dtype):
+    torch.manual_seed(0)
+    y, stream = channels_last(3, 2, 48, 4, 5), torch.randint(0, 9, (3, 2, 4, 5, 48), dtype=dtype)
+    x = torch.randint(0, 4, (3, 2, 4, 5, 16), dtype=torch.int8).permute(0, 1, 4, 2, 3)
+    weight = torch.randint(-127, 128, (48, 1, 1, 16), dtype=torch.int8).permute(0, 3, 1, 2)
+    shift, onto = torch.randn(48).mul(8).round() / 8, stream.permute(0, 1, 4, 2, 3)
+    affine = y, torch.ones(48), shift, 0.5, 0.5, FIRES[0], 3, False, dtype
+    project = x, weight, torch.full((48,), 2.0**-9), shift, 0.5, 0.5, FIRES[0], 1, False
+    for op, args in [(affine_lif, affine)] + [(project_lif, project)] * (dtype == torch.int8):
+        want = op.reference(*args, None, onto)
+        assert want.dtype == dtype
+        assert 0.02 < (want - onto).float().mean() < 0.98
+        assert torch.equal(op.variants["triton"][0](*args, None, onto), want)
+        assert torch.equal(op.variants["composed"][0](*args, None, onto), want)
 
 
 @pytest.mark.parametrize("pools", [False, True])

@@ -77,6 +77,7 @@ class SpikingAttention(nn.Module, ABC):
     equations: ClassVar[tuple[Equation, ...]]
     kind: ClassVar[Literal["mixer", "gate"]] = "mixer"
     takes_integers: ClassVar[bool] = False  # whether its input and spikes may be int8 or bf16
+    adds_onto: ClassVar[bool] = False  # whether `forward` takes a tensor to add its spikes to
     causal: bool = True  # False where a step may see later steps, as temporal gates do
     golden: ClassVar[Literal["official", "independent reference", "reconstruction"]]
     site: Site

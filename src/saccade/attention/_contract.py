@@ -166,6 +166,15 @@ def _forgets(s: Subject) -> str:
     return "" if torch.equal(s(s.x), s(s.x)) else "the same input gave another output"
 
 
+@promise("adds its spikes to a stream, where it says that it can")
+def _adds(s: Subject) -> str:
+    if not s.attention.adds_onto:
+        return ""
+    stream = torch.arange(float(s.x.numel()), dtype=s.x.dtype).reshape(s.x.shape).remainder(5)
+    same = torch.equal(s.attention(s.x, stream), stream + s(s.x))
+    return "" if same else "attention(x, stream) is not stream + attention(x)"
+
+
 @promise("does not mix samples in evaluation mode")
 def _keeps_apart(s: Subject) -> str:
     whole, alone = s(s.x)[:, :1], s(s.x[:, :1])

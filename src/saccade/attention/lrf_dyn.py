@@ -31,7 +31,7 @@ from saccade.attention.lrf_ssa import (
     off_grid,
     on_grid,
 )
-from saccade.nn import Decay, Dendrites, LocalField, Projection, TokenMembrane
+from saccade.nn import Decay, Dendrites, LocalField, Projection, TokenMembrane, added
 from saccade.nn.local import taps
 
 FORMS = ("dendritic", "eq12")
@@ -72,6 +72,7 @@ class LRFDyn(SpikingAttention):
 
     source = NDSA
     golden = "reconstruction"
+    adds_onto = True
     equations = tuple(
         Equation(name=name, text=text, source=NDSA, where=READ, code=code)
         for name, text, code in (
@@ -116,10 +117,9 @@ class LRFDyn(SpikingAttention):
         self.fire = site.fires(v_threshold=v_threshold)
         self.out = Projection(site.dim, site.dim, bias=True, neuron=site.neuron)
 
-    def forward(self, x: Tokens) -> Tokens:
-        """Integers in, spikes out."""
-        out: Tensor = self.out(self.fire(self.mixing(self.token(x))))
-        return out
+    def forward(self, x: Tokens, onto: Tokens | None = None) -> Tokens:
+        """Integers in, spikes out; or their sum with `onto`."""
+        return added(onto, self.out, self.fire(self.mixing(self.token(x))))
 
     def adds(self) -> int:
         """One for each compartment that a token charges, and each kernel entry that meets a state.

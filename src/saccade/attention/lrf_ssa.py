@@ -27,7 +27,7 @@ from saccade._registry import one_of
 from saccade._sources import Equation, Source
 from saccade.attention._base import ATTENTION, Site, SpikingAttention, Tokens
 from saccade.attention.ssa import mix
-from saccade.nn import LIF, LocalField, Projection, merge_heads, split_heads
+from saccade.nn import LIF, LocalField, Projection, added, merge_heads, project, split_heads
 from saccade.nn.local import checked, fitted, taps
 from saccade.ops import causal_mix
 
@@ -149,6 +149,7 @@ class LRFSSA(SpikingAttention):
 
     source = NDSA
     golden = "independent reference"
+    adds_onto = True
     equations = tuple(
         Equation(name=name, text=text, source=NDSA, where=READ, code=code)
         for name, text, code in (
@@ -204,10 +205,9 @@ class LRFSSA(SpikingAttention):
         self.fire = site.fires(v_threshold=v_threshold)
         self.out = Projection(site.dim, site.dim, bias=True, neuron=site.neuron)
 
-    def forward(self, x: Tokens) -> Tokens:
-        """Integers in, spikes out."""
-        out: Tensor = self.out(self.fire(self.mixing(self.q(x), self.k(x), self.v(x))))
-        return out
+    def forward(self, x: Tokens, onto: Tokens | None = None) -> Tokens:
+        """Integers in, spikes out; or their sum with `onto`."""
+        return added(onto, self.out, self.fire(self.mixing(*project((self.q, self.k, self.v), x))))
 
     def adds(self) -> int:
         """Additions of the product, and one for each value and kernel entry that meet."""

@@ -21,7 +21,7 @@ from torch import Tensor
 from saccade._registry import one_of
 from saccade._sources import Equation, Source
 from saccade.attention._base import ATTENTION, Site, SpikingAttention, Tokens
-from saccade.nn import DepthwiseConvolution, Projection, merge_heads, split_heads
+from saccade.nn import DepthwiseConvolution, Projection, added, merge_heads, project, split_heads
 from saccade.ops import Op
 
 PAPER = Source(
@@ -103,6 +103,7 @@ class SASA(SpikingAttention):
 
     source = PAPER
     golden = "reconstruction"
+    adds_onto = True
     equations = tuple(
         Equation(
             name=f"SASA-{name}",
@@ -144,17 +145,16 @@ class SASA(SpikingAttention):
         """The depthwise convolution, where it stands in the MLP or the stem."""
         return DWC[one_of("dwc", options.get("dwc", "parallel"), DWC)]
 
-    def forward(self, x: Tokens) -> Tokens:
-        """Integers in, spikes out."""
-        q, k = (split_heads(p(x), self.site.heads) for p in (self.q, self.k))
+    def forward(self, x: Tokens, onto: Tokens | None = None) -> Tokens:
+        """Integers in, spikes out; or their sum with `onto`."""
+        q, k = (split_heads(s, self.site.heads) for s in project((self.q, self.k), x))
         mask = self.fire(aggregate_spikes(q, k, self.aggregate, self.scale))
         carrier = k if self.carrier == "k" else q
         grid = (x.shape[-2], x.shape[-1])
         y = merge_heads(mask * carrier, grid)
         if self.dwc is not None:
             y = y + self.dwc(merge_heads(carrier, grid))
-        out: Tensor = self.out(y)
-        return out
+        return added(onto, self.out, y)
 
     def adds(self) -> int:
         """Those of the sum; masking is a choice, not an addition. Linear in N and d."""

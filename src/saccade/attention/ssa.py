@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from saccade._keymap import KeyMap
 from saccade._sources import Equation
 from saccade.attention._base import ATTENTION, Site, SpikingAttention, Tokens
-from saccade.nn import Projection, merge_heads, split_heads
+from saccade.nn import Projection, added, merge_heads, project, split_heads
 from saccade.nn.stems import SPIKFORMER
 from saccade.ops import Fire, Op, lif, ssa_numba
 from saccade.ops._op import Fn
@@ -146,7 +146,7 @@ class SSA(SpikingAttention):
 
     source = SPIKFORMER
     golden = "official"
-    takes_integers = True
+    takes_integers = adds_onto = True
     equations = (
         Equation(
             name="SSA-1",
@@ -192,15 +192,14 @@ class SSA(SpikingAttention):
         self.fire = site.fires(v_threshold=v_threshold)
         self.out = Projection(site.dim, site.dim, bias=out_bias, neuron=site.neuron)
 
-    def forward(self, x: Tokens) -> Tokens:
-        """Integers in, spikes out."""
+    def forward(self, x: Tokens, onto: Tokens | None = None) -> Tokens:
+        """Integers in, spikes out; or their sum with `onto`."""
         if self.apart() is None:
-            q, k, v = self.q(x), self.k(x), self.v(x)
+            q, k, v = project((self.q, self.k, self.v), x)
             s = fire_mix(q, k, v, self.site.heads, self.scale, *self.fire.charge(), self.fire.fire)
         else:
             s = self.fire(self.current(x)).to(x.dtype)
-        out: Tensor = self.out(s)
-        return out
+        return added(onto, self.out, s)
 
     def apart(self) -> str | None:
         """Why product and neuron run one by one, or None where they run fused."""
@@ -210,7 +209,7 @@ class SSA(SpikingAttention):
 
     def current(self, x: Tokens) -> Float[Tensor, "T B C H W"]:
         """The product; a method of its own, so that q, k and v are free before it fires."""
-        q, k, v = (split_heads(p(x), self.site.heads) for p in (self.q, self.k, self.v))
+        q, k, v = (split_heads(s, self.site.heads) for s in project((self.q, self.k, self.v), x))
         exact = torch.promote_types(q.dtype, torch.float32)
         q = self.query(q)
         with torch.autocast(x.device.type, enabled=False):
@@ -228,7 +227,7 @@ class SSA(SpikingAttention):
 
     def scores(self, x: Tokens) -> Float[Tensor, "T B h N N"]:
         """Q K^T s: non-negative, rows are queries."""
-        q, k = (split_heads(p(x), self.site.heads) for p in (self.q, self.k))
+        q, k = (split_heads(s, self.site.heads) for s in project((self.q, self.k), x))
         q, exact = self.query(q), torch.promote_types(q.dtype, torch.float32)
         scores: Tensor = q.to(exact) @ k.mT.to(exact) * self.scale
         return scores

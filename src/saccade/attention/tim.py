@@ -19,7 +19,7 @@ from saccade._keymap import KeyMap
 from saccade._registry import Part, keywords, nearest, split_part
 from saccade._sources import Equation, Source
 from saccade.attention._base import ATTENTION, Site, SpikingAttention, Tokens, install
-from saccade.nn import Neuron
+from saccade.nn import Neuron, added
 
 PAPER = Source(
     key="shen2024tim",
@@ -125,6 +125,7 @@ class TIM(SpikingAttention):
 
     source = PAPER
     golden = "official"
+    adds_onto = True
     equations = (
         Equation(
             name="TIM-1",
@@ -172,10 +173,9 @@ class TIM(SpikingAttention):
         self.site, self.kernel = site, kernel
         self.inner = install(site, {"name": name, **defaults, **options, "query": interaction})
 
-    def forward(self, x: Tokens) -> Tokens:
-        """Integers in, spikes out."""
-        y: Tensor = self.inner(x)
-        return y
+    def forward(self, x: Tokens, onto: Tokens | None = None) -> Tokens:
+        """Integers in, spikes out; or their sum with `onto`."""
+        return added(onto, self.inner, x)
 
     def adds(self) -> int:
         """Those of the inner attention, and the convolution's from the second step on."""

@@ -66,6 +66,11 @@ def _conv(m: _Maker) -> tuple[Any, ...]:
     return m.grid(m.spikes), m.normal(C, C, 1, 1) / C**0.5, 1
 
 
+def _convs(m: _Maker) -> tuple[Any, ...]:
+    C = m.size.C
+    return m.grid(m.spikes), 1, *(m.normal(C, C, 1, 1) / C**0.5 for _ in range(3))
+
+
 def _norm_lif(m: _Maker) -> tuple[Any, ...]:
     C = m.size.C
     ones, zeros = torch.ones(C, device=m.device), torch.zeros(C, device=m.device)
@@ -112,6 +117,7 @@ def _sense_lif(m: _Maker) -> tuple[Any, ...]:
 MAKE: dict[str, Callable[[_Maker], tuple[Any, ...]]] = {
     "lif": _lif,
     "conv": _conv,
+    "convs": _convs,
     "norm_lif": _norm_lif,
     "affine_lif": _affine_lif,
     "project_lif": _project_lif,

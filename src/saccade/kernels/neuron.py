@@ -53,6 +53,19 @@ def after(h, s, theta, reset, HARD: tl.constexpr):
 
 
 @triton.jit
+def emitted(f, onto, at, inside):
+    """Spikes as numbers, added to what lies at onto where that is given."""
+    s = f
+    if onto is not None:
+        there = tl.load(onto + at, inside, 0)
+        if onto.dtype.element_ty.is_floating():
+            s = there.to(tl.float32) + f.to(tl.float32)
+        else:
+            s = there.to(tl.int32) + f.to(tl.int32)
+    return s
+
+
+@triton.jit
 def slope(h, theta, alpha, KIND: tl.constexpr):
     """Surrogate derivative at h - theta: the table of `saccade.ops.surrogate`."""
     u = h - theta

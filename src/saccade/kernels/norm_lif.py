@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from saccade.kernels.bits import packed
-from saccade.kernels.neuron import after, charged, fires, led, reset_slope, slope
+from saccade.kernels.neuron import after, charged, emitted, fires, led, reset_slope, slope
 
 
 @triton.jit
@@ -123,14 +123,15 @@ def _current(coef, c, channel, gain, POWERS: tl.constexpr, C: tl.constexpr):
 
 @triton.jit
 def fire(
-    y, coef, s, bits, held, rows, rest, decay, gain, pull, theta, reset, alpha,
+    y, coef, s, bits, held, onto, rows, rest, decay, gain, pull, theta, reset, alpha,
     HARD: tl.constexpr, STRICT: tl.constexpr, POWERS: tl.constexpr, T: tl.constexpr,
     ONCE: tl.constexpr,
     BITS: tl.constexpr, TRAINS: tl.constexpr, C: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     """Norm as an affine map, and the neuron; TRAINS leaves all steps of a neuron in one word.
 
-    Membranes begin at rest, or in held where it is given: there they stay.
+    Membranes begin at rest, or in held where it is given: there they stay. Spikes are added to
+    onto, which lies as they do, where that is given.
     """
     r = (tl.program_id(0) * BR + tl.arange(0, BR)).to(tl.int64)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
@@ -155,7 +156,8 @@ def fire(
         if TRAINS:
             train |= f.to(tl.int32) << t
         else:
-            tl.store(s + t * tl.cast(rows, tl.int64) * C + at, f.to(s.dtype.element_ty), inside)
+            to = t * tl.cast(rows, tl.int64) * C + at
+            tl.store(s + to, emitted(f, onto, to, inside).to(s.dtype.element_ty), inside)
         if BITS:
             out8 = bits + t * tl.cast(rows, tl.int64) * (C // 8) + at8
             tl.store(out8, packed(f, BR, BC), inside8)

@@ -3,12 +3,12 @@
 import triton
 import triton.language as tl
 
-from saccade.kernels.neuron import after, charged, fires, led
+from saccade.kernels.neuron import after, charged, emitted, fires, led
 
 
 @triton.jit
 def project(
-    x, weight, scale, shift, s, held, M, H, W, h_out, w_out,
+    x, weight, scale, shift, s, held, onto, M, H, W, h_out, w_out,
     rest, decay, gain, pull, theta, reset, alpha,
     HARD: tl.constexpr, STRICT: tl.constexpr, POWERS: tl.constexpr, T: tl.constexpr,
     N: tl.constexpr, K: tl.constexpr,
@@ -21,6 +21,7 @@ def project(
     of rows before the next tile of columns, so that both stay in the cache; a program that takes
     several loads the next one's while its neurons fire. TRAINS leaves all steps of a neuron in one
     word: [M N]. Membranes begin at rest, or in held [M N] where it is given: there they stay.
+    Spikes are added to onto [T M N] where that is given.
     """
     columns, tall = tl.cdiv(N, BN), tl.cdiv(M, BM)
     k = tl.arange(0, BK)
@@ -85,7 +86,8 @@ def project(
             if TRAINS:
                 train |= f.to(tl.int32) << t
             else:
-                tl.store(s + t * tl.cast(M, tl.int64) * N + out, f.to(s.dtype.element_ty), inside)
+                to = t * tl.cast(M, tl.int64) * N + out
+                tl.store(s + to, emitted(f, onto, to, inside).to(s.dtype.element_ty), inside)
         if TRAINS:
             tl.store(s + out, train.to(s.dtype.element_ty), inside)
         if held is not None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from saccade._registry import Part, Registry, split_part
 from saccade.attention import Site, install
 from saccade.models._body import BodyConfig, SpikingModel, in_words
-from saccade.nn import MLPS, STEM, Head, Projection, Stem
+from saccade.nn import MLPS, STEM, Head, Projection, Stem, added
 
 Init = Callable[[nn.Module], None]
 INIT: Registry[Init] = Registry("projection_init")
@@ -71,19 +71,8 @@ class Block(nn.Module):
 
     def forward(self, x: Real[Tensor, "T B C H W"]) -> Real[Tensor, "T B C H W"]:
         """Each branch adds spikes, so the stream grows by at most 2."""
-        x = _added(x, self.attention)
-        return _added(x, self.mlp)
-
-
-def _added(x: Tensor, branch: nn.Module) -> Tensor:
-    """x + branch(x), where both are of one shape: a sum of others would be a broadcast."""
-    y: Tensor = branch(x)
-    if y.shape != x.shape:
-        raise ValueError(
-            f"got {list(y.shape)} from {type(branch).__name__}, expected the shape of its input, "
-            f"{list(x.shape)}"
-        )
-    return x + y
+        x = added(x, self.attention, x)
+        return added(x, self.mlp, x)
 
 
 class SpikingTransformer(SpikingModel):

@@ -6,8 +6,10 @@ from saccade.nn.layers import MLPS as MLPS
 from saccade.nn.layers import DepthwiseConvolution as DepthwiseConvolution
 from saccade.nn.layers import Head as Head
 from saccade.nn.layers import Projection as Projection
+from saccade.nn.layers import added as added
 from saccade.nn.layers import merge_heads as merge_heads
 from saccade.nn.layers import per_frame as per_frame
+from saccade.nn.layers import project as project
 from saccade.nn.layers import split_heads as split_heads
 from saccade.nn.local import LocalField as LocalField
 from saccade.nn.neurons import IF as IF

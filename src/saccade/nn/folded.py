@@ -1,12 +1,14 @@
 """Projections for inference, their norms folded into kernels of few bits."""
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
-from saccade.nn.layers import Projection, per_frame
-from saccade.ops import affine_lif, conv, project_lif, sense_lif
+from saccade.nn.layers import Projection, once, per_frame
+from saccade.ops import affine_lif, conv, project_lif, sense_lif, summed
 
 
 class Folded(nn.Module):
@@ -23,6 +25,7 @@ class Folded(nn.Module):
             the kernel is not, the sums are float32: the input may be a picture.
     """
 
+    adds_onto: ClassVar[bool] = True
     weight: Tensor
     scale: Tensor
     shift: Tensor
@@ -51,9 +54,16 @@ class Folded(nn.Module):
         self.kernel_size, self.stride, self.padding = layer.kernel_size, layer.stride, layer.padding
         self.dilation, self.groups, self.out_channels = layer.dilation, layer.groups, len(weight)
 
-    def forward(self, x: Shaped[Tensor, "T B C H W"]) -> Shaped[Tensor, "T B D h w"]:
-        """Integers or reals in, spikes out. Only what comes as int8 meets 8-bit weights as such."""
-        return self._fired(x, None)
+    def forward(
+        self, x: Shaped[Tensor, "T B C H W"], onto: Tensor | None = None
+    ) -> Shaped[Tensor, "T B D h w"]:
+        """Integers or reals in, spikes out. Only what comes as int8 meets 8-bit weights as such.
+
+        Args:
+            x: their values.
+            onto: what the spikes are added to, of their shape; None leaves them.
+        """
+        return self._fired(x, None, onto)
 
     def scan(
         self,
@@ -68,22 +78,24 @@ class Folded(nn.Module):
             state = rest.permute(0, 3, 1, 2)
         return self._fired(x, state), state
 
-    def _fired(self, x: Tensor, v: Tensor | None) -> Tensor:
-        if self.neuron.unfusable():
-            return self._apart(x, v)
+    def _fired(self, x: Tensor, v: Tensor | None, onto: Tensor | None = None) -> Tensor:
+        """Spikes, added to `onto`: in the kernel that fires, where they are of its type."""
+        there = onto if onto is not None and onto.dtype == self.emits else None
         known, cell = (self.scale, self.shift), (*self.neuron.charge(), self.neuron.fire)
-        kernel, stride = self.weight, self.stride[0]
-        if x.dtype == kernel.dtype == torch.int8:
-            s: Tensor = project_lif(x, kernel, *known, *cell, stride, self.pools, v)
-            return s.to(self.emits)
-        once = x[:1] if len(x) > 1 and x.stride(0) == 0 else x
-        if self.sees:
-            s = sense_lif(once, kernel, self.shift, *cell, len(x), stride, self.pools, v)
-            return s
-        kernel = kernel.float() if kernel.dtype == torch.int8 else kernel
-        y = conv(once.to(kernel.dtype), kernel, stride)
-        s = affine_lif(y, *known, *cell, len(x), self.pools, self.emits, v)
-        return s
+        kernel, stride, eight = self.weight, self.stride[0], self.weight.dtype == torch.int8
+        if self.neuron.unfusable():
+            s, there = self._apart(x, v), None
+        elif eight and x.dtype == torch.int8:
+            there = there if self.emits == torch.int8 else None
+            s = project_lif(x, kernel, *known, *cell, stride, self.pools, v, there).to(self.emits)
+        elif self.sees:
+            s = sense_lif(once(x), kernel, self.shift, *cell, len(x), stride, self.pools, v)
+            there = None
+        else:
+            kernel = kernel.float() if eight else kernel
+            y = conv(once(x).to(kernel.dtype), kernel, stride)
+            s = affine_lif(y, *known, *cell, len(x), self.pools, self.emits, v, there)
+        return s if onto is None or there is not None else summed(s, onto)
 
     def _apart(self, x: Tensor, v: Tensor | None) -> Tensor:
         """Current, neuron and pool one by one; sums of integers are exact in float32."""

@@ -1,7 +1,7 @@
 """Layers on [T B C H W]: each step of each sample is a frame, time meets only in the neurons."""
 
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import ClassVar, cast
 
 from jaxtyping import Float, Real
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch.nn.functional import max_pool2d
 from saccade._registry import Part, Registry
 from saccade.nn.joined import JoinedNorm
 from saccade.nn.neurons import WATCHED, is_watched, make_neuron
-from saccade.ops import Norm, conv, norm_lif
+from saccade.ops import Norm, conv, convs, norm_lif, summed
 
 MLPS: Registry[type[nn.Module]] = Registry("mlp")
 
@@ -24,6 +24,39 @@ def per_frame(
     """
     y = fn(x.flatten(0, 1))
     return y.reshape(*x.shape[:2], *y.shape[1:])
+
+
+def added(onto: Tensor | None, branch: nn.Module, x: Tensor) -> Tensor:
+    """branch(x), added to `onto` where that is given.
+
+    A branch with `adds_onto` takes what its spikes are added to and spares a pass over both; not
+    where it is watched, since whoever watches it expects spikes.
+
+    Raises:
+        ValueError: where the two are not of one shape: their sum would be a broadcast.
+    """
+    fused = onto is not None and getattr(branch, "adds_onto", False) and not is_watched(branch)
+    y: Tensor = branch(x, onto) if fused else branch(x)
+    return y if fused or onto is None else summed(y, onto, type(branch).__name__)
+
+
+def project(projections: Sequence[nn.Module], x: Real[Tensor, "T B C H W"]) -> list[Tensor]:
+    """Spikes of several projections of one input.
+
+    Where all run fused their convolutions are one operation, in whose products the gradients of
+    the input are added up.
+    """
+    alike = [p for p in projections if type(p) is Projection and not is_watched(p)]
+    kernels = {(p.conv.kernel_size, p.conv.stride) for p in alike if p.apart() is None}
+    if len(alike) < len(projections) or len(kernels) != 1 or any(p.apart() for p in alike):
+        return [p(x) for p in projections]
+    ys = convs(once(x), alike[0].conv.stride[0], *(p.conv.weight for p in alike))
+    return [p(x, None, y) for p, y in zip(alike, ys, strict=True)]
+
+
+def once(x: Tensor) -> Tensor:
+    """One step of a picture that is shown T times."""
+    return x[:1] if len(x) > 1 and x.stride(0) == 0 else x
 
 
 class Projection(nn.Module):
@@ -43,6 +76,8 @@ class Projection(nn.Module):
         pools: whether a 3x3 max-pool of stride 2 follows the spikes.
     """
 
+    adds_onto: ClassVar[bool] = True
+
     def __init__(
         self,
         c_in: int,
@@ -60,18 +95,29 @@ class Projection(nn.Module):
         self.neuron = make_neuron(neuron)
         self.pools = pools
 
-    def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B D h w"]:
-        """Project channels; time and batch stay, and the grid unless it strides or pools."""
+    def forward(
+        self,
+        x: Float[Tensor, "T B C H W"],
+        onto: Tensor | None = None,
+        y: Float[Tensor, "t B D i j"] | None = None,
+    ) -> Float[Tensor, "T B D h w"]:
+        """Project channels; time and batch stay, and the grid unless it strides or pools.
+
+        Args:
+            x: integers or reals.
+            onto: what the spikes are added to, of their shape; None leaves them.
+            y: what the convolution gives, where that is known already and the parts run fused;
+                one step (t = 1) stands for T equal ones.
+        """
         if self.apart() is None:
-            once = x[:1] if len(x) > 1 and x.stride(0) == 0 else x  # a picture shown T times
-            y = conv(once, self.conv.weight, self.conv.stride[0])
-            charge = self.neuron.charge()
-            spikes = norm_lif(y, self._norm(), *charge, self.neuron.fire, len(x), self.pools)
-        else:
-            spikes = self.neuron(per_frame(lambda frames: self.norm(self.conv(frames)), x))
-            if self.pools:
-                spikes = per_frame(lambda frames: max_pool2d(frames, 3, 2, 1), spikes)
-        return cast(Tensor, spikes)
+            y = conv(once(x), self.conv.weight, self.conv.stride[0]) if y is None else y
+            cell = *self.neuron.charge(), self.neuron.fire
+            fused: Tensor = norm_lif(y, self._norm(), *cell, len(x), self.pools, onto)
+            return fused
+        spikes: Tensor = self.neuron(per_frame(lambda frames: self.norm(self.conv(frames)), x))
+        if self.pools:
+            spikes = per_frame(lambda frames: max_pool2d(frames, 3, 2, 1), spikes)
+        return spikes if onto is None else summed(spikes, onto)
 
     def apart(self) -> str | None:
         """Why the parts run one by one, or None where they run fused."""
@@ -129,6 +175,8 @@ class MLP(nn.Module):
         dwc: whether a depthwise 3x3 convolution with a neuron stands between the two.
     """
 
+    adds_onto: ClassVar[bool] = True
+
     def __init__(
         self,
         dim: int,
@@ -144,10 +192,11 @@ class MLP(nn.Module):
         self.between = nn.Sequential(*between)
         self.fc2 = Projection(hidden, out or dim, bias=True, neuron=neuron)
 
-    def forward(self, x: Real[Tensor, "T B C H W"]) -> Real[Tensor, "T B D H W"]:
-        """Spikes in, spikes out."""
-        y: Tensor = self.fc2(self.between(self.fc1(x)))
-        return y
+    def forward(
+        self, x: Real[Tensor, "T B C H W"], onto: Tensor | None = None
+    ) -> Real[Tensor, "T B D H W"]:
+        """Spikes in, spikes out; or their sum with `onto`."""
+        return added(onto, self.fc2, self.between(self.fc1(x)))
 
 
 class Head(nn.Module):

@@ -7,6 +7,7 @@ from saccade.ops._op import reference_only as reference_only
 from saccade.ops._op import within as within
 from saccade.ops._triton import rehearse as rehearse
 from saccade.ops.conv import conv as conv
+from saccade.ops.conv import convs as convs
 from saccade.ops.lif import Fire as Fire
 from saccade.ops.lif import lif as lif
 from saccade.ops.lrf import causal_mix as causal_mix
@@ -15,6 +16,7 @@ from saccade.ops.lrf import token_scan as token_scan
 from saccade.ops.norm_lif import Join as Join
 from saccade.ops.norm_lif import Norm as Norm
 from saccade.ops.norm_lif import norm_lif as norm_lif
+from saccade.ops.norm_lif import summed as summed
 from saccade.ops.pmsn import soma as soma
 from saccade.ops.project import affine_lif as affine_lif
 from saccade.ops.project import project_lif as project_lif

@@ -14,6 +14,7 @@ from saccade.ops.conv import conv
 from saccade.ops.lif import lif
 from saccade.ops.lif.reference import Fire
 from saccade.ops.lif.reference import scan as lif_scan
+from saccade.ops.norm_lif.reference import summed
 
 
 def _affine_reference(
@@ -27,6 +28,7 @@ def _affine_reference(
     pools: bool,
     dtype: torch.dtype,
     v: Float[Tensor, "B C H W"] | None = None,
+    onto: Tensor | None = None,
 ) -> Shaped[Tensor, "T B C h w"]:
     """Spikes of the current scale y + shift, which is taken in at least float32.
 
@@ -39,8 +41,14 @@ def _affine_reference(
         dtype: of the spikes.
         v: the membrane before the first step, float32; in it lies that behind the last one
             afterwards. None begins at rest.
+        onto: what the spikes are added to, of their shape; None leaves them.
     """
-    return _fired(lif_scan, _current(y, scale, shift, steps), v, decay, gain, fire, pools, dtype)
+    x = _current(y, scale, shift, steps)
+    return _sum(_fired(lif_scan, x, v, decay, gain, fire, pools, dtype), onto)
+
+
+def _sum(s: Tensor, onto: Tensor | None) -> Tensor:
+    return s if onto is None else summed(s, onto)
 
 
 def _current(y: Tensor, scale: Tensor, shift: Tensor, steps: int) -> Tensor:
@@ -75,8 +83,8 @@ def _affine_example() -> tuple[Tensor, Tensor, Tensor, float, float, Fire, int, 
 
 
 affine_lif = Op("affine_lif", _affine_reference, _affine_example, learns=False)
-"""affine_lif(y, scale, shift, decay, gain, fire, steps, pools, dtype, v=None) -> spikes, for
-inference."""
+"""affine_lif(y, scale, shift, decay, gain, fire, steps, pools, dtype, v=None, onto=None) -> spikes,
+for inference."""
 
 
 def _project_reference(
@@ -90,6 +98,7 @@ def _project_reference(
     stride: int,
     pools: bool,
     v: Float[Tensor, "B N i j"] | None = None,
+    onto: Tensor | None = None,
 ) -> Shaped[Tensor, "T B N h w"]:
     """Spikes, as int8, of integers that meet integer weights.
 
@@ -100,12 +109,12 @@ def _project_reference(
         decay, gain, fire: as for `saccade.ops.lif`.
         stride: of the convolution, whose padding is k // 2.
         pools: whether a 3x3 max-pool of stride 2 follows.
-        v: as for `affine_lif`.
+        v, onto: as for `affine_lif`.
     """
     frames = x.flatten(0, 1).double()
     sums = conv2d(frames, weight.double(), None, stride, weight.shape[-1] // 2).float()
     y = _current(sums.view(len(x), -1, *sums.shape[1:]), scale, shift, len(x))
-    return _fired(lif_scan, y, v, decay, gain, fire, pools, torch.int8)
+    return _sum(_fired(lif_scan, y, v, decay, gain, fire, pools, torch.int8), onto)
 
 
 def _project_example() -> tuple[Tensor, Tensor, Tensor, Tensor, float, float, Fire, int, bool]:
@@ -117,7 +126,8 @@ def _project_example() -> tuple[Tensor, Tensor, Tensor, Tensor, float, float, Fi
 
 
 project_lif = Op("project_lif", _project_reference, _project_example, learns=False)
-"""project_lif(x, weight, scale, shift, decay, gain, fire, stride, pools, v=None) -> spikes int8."""
+"""project_lif(x, weight, scale, shift, decay, gain, fire, stride, pools, v=None, onto=None) -> int8
+spikes."""
 
 
 def _sense_reference(
@@ -180,20 +190,21 @@ project_lif.fast("numba", refuses=project_numba.project_refuses)(project_numba.p
 @affine_lif.fast("composed", refuses=lambda *args: None)
 def _affine_composed(
     y: Tensor, scale: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire, steps: int,
-    pools: bool, dtype: torch.dtype, v: Tensor | None = None,
+    pools: bool, dtype: torch.dtype, v: Tensor | None = None, onto: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Whatever variant of `lif` runs."""
-    return _fired(lif, _current(y, scale, shift, steps), v, decay, gain, fire, pools, dtype)
+    x = _current(y, scale, shift, steps)
+    return _sum(_fired(lif, x, v, decay, gain, fire, pools, dtype), onto)
 
 
 @project_lif.fast("composed", refuses=project_numba.overflows)
 def _project_composed(
     x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire,
-    stride: int, pools: bool, v: Tensor | None = None,
+    stride: int, pools: bool, v: Tensor | None = None, onto: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Whatever variants of `conv` and `affine_lif` run, in float32, which holds the sums."""
     y = conv(x.float(), weight.float(), stride)
-    s: Tensor = affine_lif(y, scale, shift, decay, gain, fire, len(x), pools, torch.int8, v)
+    s: Tensor = affine_lif(y, scale, shift, decay, gain, fire, len(x), pools, torch.int8, v, onto)
     return s
 
 

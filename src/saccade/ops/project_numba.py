@@ -12,6 +12,7 @@ from saccade.ops._numba import refuses as no_kernel
 from saccade.ops.lif.reference import Fire
 from saccade.ops.norm_lif.numba import fire as fire_rows
 from saccade.ops.norm_lif.numba import learned, pooled_side, rows
+from saccade.ops.norm_lif.reference import summed
 
 EXACT = 2**24
 """Whole numbers up to here are exact in float32."""
@@ -20,7 +21,7 @@ _LAID: "WeakTensorKeyDictionary" = WeakTensorKeyDictionary()
 
 def affine_refuses(
     y: Tensor, scale: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire, steps: int,
-    pools: bool, dtype: torch.dtype, v: Tensor | None = None,
+    pools: bool, dtype: torch.dtype, v: Tensor | None = None, onto: Tensor | None = None,
 ) -> str | None:  # fmt: skip
     """For inference: no gradient; channels last in memory."""
     if torch.is_grad_enabled() and y.requires_grad:
@@ -40,16 +41,17 @@ def _cannot_hold(v: Tensor | None) -> str | None:
 
 def affine(
     y: Tensor, scale: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire, steps: int,
-    pools: bool, dtype: torch.dtype, v: Tensor | None = None,
+    pools: bool, dtype: torch.dtype, v: Tensor | None = None, onto: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """See `saccade.ops.affine_lif`."""
     p = cell(decay, gain, fire)
-    return fire_rows(y, learned(scale), learned(shift), p, steps, pools, dtype, v)
+    s = fire_rows(y, learned(scale), learned(shift), p, steps, pools, dtype, v)
+    return s if onto is None else summed(s, onto)
 
 
 def project_refuses(
     x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire,
-    stride: int, pools: bool, v: Tensor | None = None,
+    stride: int, pools: bool, v: Tensor | None = None, onto: Tensor | None = None,
 ) -> str | None:  # fmt: skip
     """Eight bits, nothing below 0, and sums that float32 holds."""
     if x.dtype != torch.int8 or weight.dtype != torch.int8:
@@ -87,7 +89,7 @@ def overflows(x: Tensor, weight: Tensor, *args: Any) -> str | None:
 
 def project(
     x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire,
-    stride: int, pools: bool, v: Tensor | None = None,
+    stride: int, pools: bool, v: Tensor | None = None, onto: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """See `saccade.ops.project_lif`."""
     from saccade.kernels import cpu_project as kernels
@@ -108,7 +110,8 @@ def project(
     if pools:
         full, s = s, fresh(T, B, pooled_side(h), pooled_side(w), N, dtype=torch.int8)
         run(kernels.pool, *(array(z.flatten(0, 1)) for z in (full, s)))
-    return s.permute(0, 1, 4, 2, 3)
+    s = s.permute(0, 1, 4, 2, 3)
+    return s if onto is None else summed(s, onto)
 
 
 def _laid(weight: Tensor) -> Tensor:

@@ -11,7 +11,14 @@ from saccade.ops._triton import FLAGS, launch, multiprocessors, operator, power_
 from saccade.ops._triton import refuses as no_kernel
 from saccade.ops.lif.constants import constants, fire_of, scalars
 from saccade.ops.lif.reference import Fire
-from saccade.ops.norm_lif.triton import channels_last_memory, fire_steps, pool, pooled_side, word
+from saccade.ops.norm_lif.triton import (
+    channels_last_memory,
+    elsewhere,
+    fire_steps,
+    pool,
+    pooled_side,
+    word,
+)
 
 GROUP = 16
 """Tiles of places that are worked on before the next tile of output channels."""
@@ -23,7 +30,7 @@ STEPS = 4
 
 def affine_refuses(
     y: Tensor, scale: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire, steps: int,
-    pools: bool, dtype: torch.dtype, v: Tensor | None = None,
+    pools: bool, dtype: torch.dtype, v: Tensor | None = None, onto: Tensor | None = None,
 ) -> str | None:  # fmt: skip
     """For inference: it has no gradient."""
     if torch.is_grad_enabled() and y.requires_grad:
@@ -32,7 +39,8 @@ def affine_refuses(
         return "the currents are not channels-last in memory"
     if y.shape[2] % 8:
         return f"8 does not divide its {y.shape[2]} channels"
-    return _misplaced(v) or no_kernel(y, steps)
+    wrong = elsewhere(onto, (steps, *y.shape[1:]), dtype, pools)
+    return wrong or _misplaced(v) or no_kernel(y, steps)
 
 
 def _misplaced(v: Tensor | None) -> str | None:
@@ -44,8 +52,8 @@ def _misplaced(v: Tensor | None) -> str | None:
 
 @operator("affine_fire", mutates=("v",))
 def _affine(
-    y: Tensor, scale: Tensor, shift: Tensor, v: Tensor | None, steps: int, pools: bool,
-    dtype: torch.dtype,
+    y: Tensor, scale: Tensor, shift: Tensor, v: Tensor | None, onto: Tensor | None, steps: int,
+    pools: bool, dtype: torch.dtype,
     decay: float, gain: float, v_threshold: float, v_reset: float | None, v_rest: float,
     strict: bool, detach_reset: bool, surrogate: str, alpha: float,
 ) -> Tensor:  # fmt: skip
@@ -57,7 +65,7 @@ def _affine(
         s = channels_last_memory(y, 1, B, C, H, W, dtype=word(steps))
     else:
         s = channels_last_memory(y, steps, B, C, H, W, dtype=dtype)
-    fire_steps(y, coef, s, s, fire.rest, steps, neuron, trains=pools, held=v)
+    fire_steps(y, coef, s, s, fire.rest, steps, neuron, trains=pools, held=v, onto=onto)
     return _pooled(s, steps, dtype) if pools else s
 
 
@@ -71,16 +79,17 @@ def _pooled(trains: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
 
 def affine(
     y: Tensor, scale: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire, steps: int,
-    pools: bool, dtype: torch.dtype, v: Tensor | None = None,
+    pools: bool, dtype: torch.dtype, v: Tensor | None = None, onto: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """See `saccade.ops.affine_lif`."""
-    s: Tensor = _affine(y, scale, shift, v, steps, pools, dtype, decay, gain, *scalars(fire))
+    how = steps, pools, dtype, decay, gain, *scalars(fire)
+    s: Tensor = _affine(y, scale, shift, v, onto, *how)
     return s
 
 
 def project_refuses(
     x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire,
-    stride: int, pools: bool, v: Tensor | None = None,
+    stride: int, pools: bool, v: Tensor | None = None, onto: Tensor | None = None,
 ) -> str | None:  # fmt: skip
     """Eight bits, channels last in memory, 16 | K, and few steps."""
     if x.dtype != torch.int8 or weight.dtype != torch.int8:
@@ -92,7 +101,9 @@ def project_refuses(
     rows, kernel = x.permute(0, 1, 3, 4, 2), weight.permute(0, 2, 3, 1)
     if not (rows.is_contiguous() and kernel.is_contiguous()):
         return "spikes or weights are not channels-last in memory"
-    return _misplaced(v) or no_kernel(scale, len(x))
+    sides = (-(-n // stride) for n in x.shape[3:])
+    wrong = elsewhere(onto, (*x.shape[:2], len(weight), *sides), torch.int8, pools)
+    return wrong or _misplaced(v) or no_kernel(scale, len(x))
 
 
 class Tile(NamedTuple):
@@ -124,8 +135,8 @@ def _least_empty(n: int) -> int:
 
 @operator("project_fire", mutates=("v",))
 def _project(
-    x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, v: Tensor | None, stride: int,
-    pools: bool,
+    x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, v: Tensor | None,
+    onto: Tensor | None, stride: int, pools: bool,
     decay: float, gain: float, v_threshold: float, v_reset: float | None, v_rest: float,
     strict: bool, detach_reset: bool, surrogate: str, alpha: float,
 ) -> Tensor:  # fmt: skip
@@ -137,7 +148,7 @@ def _project(
     tile = tile_of(N, K)
     s = channels_last_memory(x, steps, B, N, h, w, dtype=dtype)
     launch(
-        kernels.project, (tile.programs(M, N, x.device),), x, weight, scale, shift, s, v,
+        kernels.project, (tile.programs(M, N, x.device),), x, weight, scale, shift, s, v, onto,
         M, H, W, h, w, fire.rest, T=T, N=N, K=K, SIDE=side, STRIDE=stride, TRAINS=pools,
         GROUP=GROUP, **tile._asdict(), **constants(decay, gain, fire), **FLAGS,
     )  # fmt: skip
@@ -146,10 +157,11 @@ def _project(
 
 def project(
     x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, decay: float, gain: float, fire: Fire,
-    stride: int, pools: bool, v: Tensor | None = None,
+    stride: int, pools: bool, v: Tensor | None = None, onto: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """See `saccade.ops.project_lif`."""
-    s: Tensor = _project(x, weight, scale, shift, v, stride, pools, decay, gain, *scalars(fire))
+    how = stride, pools, decay, gain, *scalars(fire)
+    s: Tensor = _project(x, weight, scale, shift, v, onto, *how)
     return s
 
 

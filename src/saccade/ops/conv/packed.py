@@ -11,7 +11,7 @@ from saccade.ops._packed import bits_of
 from saccade.ops._triton import channels_last, launch, operator, tiles
 
 
-def refuses(x: Tensor, weight: Tensor, stride: int) -> str | None:
+def refuses(x: Tensor, *others: Any) -> str | None:
     """For CUDA; torch.compile does as well with the plain convolution."""
     if x.device.type != "cuda":
         return f"the tensors are on {x.device.type}, not cuda"
@@ -28,21 +28,33 @@ def _unpacked(bits: Tensor, dtype: torch.dtype) -> Tensor:
 
 def conv(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     """See the reference."""
+    return convs(x, stride, weight)[0]
+
+
+def convs(x: Tensor, stride: int, *weights: Tensor) -> tuple[Tensor, ...]:
+    """See the reference."""
     bits = bits_of(x) if torch.is_grad_enabled() else None
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight = x.to(dtype), weight.to(dtype)
-    y: Tensor = _Conv.apply(x, weight, bits, stride)  # type: ignore[no-untyped-call]
-    return y
+        x, weights = x.to(dtype), tuple(weight.to(dtype) for weight in weights)
+    ys: tuple[Tensor, ...] = _Convs.apply(x, bits, stride, *weights)  # type: ignore[no-untyped-call]
+    return ys
 
 
 def _forward(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     x = channels_last(x)
-    if weight.shape[-1] == 1 and stride == 1:
-        rows = x.permute(0, 1, 3, 4, 2)
-        return linear(rows, weight[:, :, 0, 0]).permute(0, 1, 4, 2, 3)
+    if _is_linear(weight, stride):
+        return linear(_rows(x), weight[:, :, 0, 0]).permute(0, 1, 4, 2, 3)
     y = conv2d(_frames(x), _kernel(weight), None, stride, weight.shape[-1] // 2)
     return channels_last(y.view(*x.shape[:2], *y.shape[1:]))
+
+
+def _is_linear(weight: Tensor, stride: int) -> bool:
+    return weight.shape[-1] == 1 and stride == 1
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.permute(0, 1, 3, 4, 2)
 
 
 def _frames(x: Tensor) -> Tensor:
@@ -54,26 +66,59 @@ def _kernel(weight: Tensor) -> Tensor:
     return weight.contiguous(memory_format=torch.channels_last)
 
 
-class _Conv(torch.autograd.Function):
+class _Convs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bits: Tensor | None, stride: int) -> Tensor:
-        ctx.save_for_backward(x if bits is None else bits, weight)
+    def forward(
+        ctx: Any, x: Tensor, bits: Tensor | None, stride: int, *weights: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(x if bits is None else bits, *weights)
         ctx.packed, ctx.stride = bits is not None, stride
-        return _forward(x, weight, stride)
+        ctx.set_materialize_grads(False)  # nobody may have used one of them
+        return tuple(_forward(x, weight, stride) for weight in weights)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        kept, weight = ctx.saved_tensors
-        x = _unpacked(kept, weight.dtype).permute(0, 1, 4, 2, 3) if ctx.packed else kept
-        g, wants = channels_last(grads[0].to(weight.dtype)), ctx.needs_input_grad
-        if weight.shape[-1] == 1 and ctx.stride == 1:
-            g, rows = (a.permute(0, 1, 3, 4, 2) for a in (g, channels_last(x)))
-            grad_x = (g @ weight[:, :, 0, 0]).permute(0, 1, 4, 2, 3) if wants[0] else None
-            grad_w = g.flatten(0, 3).T @ rows.flatten(0, 3) if wants[1] else None
-            return grad_x, None if grad_w is None else grad_w[:, :, None, None], None, None
-        grad_x, grad_w, _ = torch.ops.aten.convolution_backward(
-            _frames(g), _frames(x), _kernel(weight), None, [ctx.stride] * 2,
-            [weight.shape[-1] // 2] * 2, [1, 1], False, [0, 0], 1, [wants[0], wants[1], False],
-        )  # fmt: skip
-        grad_x = None if grad_x is None else grad_x.view(x.shape)
-        return grad_x, grad_w, None, None
+        kept, *weights = ctx.saved_tensors
+        x = _unpacked(kept, weights[0].dtype).permute(0, 1, 4, 2, 3) if ctx.packed else kept
+        back = _back_linear if _is_linear(weights[0], ctx.stride) else _back
+        grad_x, of_weights, wants = None, [], ctx.needs_input_grad
+        for grad, weight, wanted in zip(grads, weights, wants[3:], strict=True):
+            of_weight = None
+            if grad is not None:
+                g, which = channels_last(grad.to(weight.dtype)), (wants[0], wanted)
+                grad_x, of_weight = back(g, x, weight, ctx.stride, which, grad_x)
+            of_weights.append(of_weight)
+        return grad_x, None, None, *of_weights
+
+
+Grads = tuple[Tensor | None, Tensor | None]
+
+
+def _back_linear(
+    g: Tensor, x: Tensor, weight: Tensor, stride: int, wants: tuple[bool, bool], onto: Tensor | None
+) -> Grads:
+    """Gradients of x, added to `onto` in place where that is given, and of the weight."""
+    flat, matrix = _rows(g).flatten(0, 3), weight[:, :, 0, 0]
+    of_weight = None
+    if wants[1]:
+        of_weight = (flat.T @ _rows(channels_last(x)).flatten(0, 3))[:, :, None, None]
+    if not wants[0]:
+        return None, of_weight
+    if onto is None:
+        return (_rows(g) @ matrix).permute(0, 1, 4, 2, 3), of_weight
+    _rows(onto).view(-1, matrix.shape[1]).addmm_(flat, matrix)
+    return onto, of_weight
+
+
+def _back(
+    g: Tensor, x: Tensor, weight: Tensor, stride: int, wants: tuple[bool, bool], onto: Tensor | None
+) -> Grads:
+    """As `_back_linear`, by cuDNN."""
+    grad_x, of_weight, _ = torch.ops.aten.convolution_backward(
+        _frames(g), _frames(x), _kernel(weight), None, [stride] * 2, [weight.shape[-1] // 2] * 2,
+        [1, 1], False, [0, 0], 1, [*wants, False],
+    )  # fmt: skip
+    if grad_x is None:
+        return None, of_weight
+    grad_x = grad_x.view(x.shape)
+    return grad_x if onto is None else onto.add_(grad_x), of_weight

@@ -10,6 +10,7 @@ from saccade.ops.norm_lif import composed, numba
 from saccade.ops.norm_lif.joined import Join as Join
 from saccade.ops.norm_lif.reference import Norm as Norm
 from saccade.ops.norm_lif.reference import scan
+from saccade.ops.norm_lif.reference import summed as summed
 
 
 def _example() -> tuple[Tensor, Norm, float, float, Fire, int, bool]:
@@ -28,7 +29,7 @@ def _example() -> tuple[Tensor, Norm, float, float, Fire, int, bool]:
 
 
 norm_lif = Op("norm_lif", scan, _example)
-"""norm_lif(y, norm, decay, gain, fire, steps, pools) -> spikes: see `reference.scan`."""
+"""norm_lif(y, norm, decay, gain, fire, steps, pools, onto=None) -> spikes: see `reference.scan`."""
 
 if AVAILABLE:
     from saccade.ops.norm_lif import triton

@@ -17,7 +17,7 @@ from saccade.ops._numba import array, cell, fresh, nothing, places, run, tasks_o
 from saccade.ops._numba import refuses as no_kernel
 from saccade.ops._triton import channels_last
 from saccade.ops.lif.reference import Fire
-from saccade.ops.norm_lif.reference import Norm
+from saccade.ops.norm_lif.reference import Norm, summed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,6 +45,7 @@ def refuses(
     fire: Fire,
     steps: int,
     pools: bool,
+    onto: Tensor | None = None,
 ) -> str | None:
     """Constants only, and channels last in memory."""
     if isinstance(decay, Tensor) or isinstance(gain, Tensor):
@@ -62,14 +63,15 @@ _QUIET = np.errstate(all="ignore")
 
 @_QUIET
 def scan(
-    y: Tensor, norm: Norm, decay: float, gain: float, fire: Fire, steps: int, pools: bool
-) -> Tensor:
+    y: Tensor, norm: Norm, decay: float, gain: float, fire: Fire, steps: int, pools: bool,
+    onto: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """See `saccade.ops.norm_lif.reference.scan`."""
     affine = _measured(y, norm, steps) if norm.training else _known(norm)
     p = cell(decay, gain, fire)
     parts = norm.weight, norm.bias, norm.offset
     s: Tensor = _NormFire.apply(y, *parts, affine, norm.training, p, steps, pools)  # type: ignore[no-untyped-call]
-    return s
+    return s if onto is None else summed(s, onto)
 
 
 def fire(

@@ -64,6 +64,7 @@ def scan(
     fire: Fire,
     steps: int,
     pools: bool,
+    onto: Tensor | None = None,
     lif: Lif = lif_scan,
 ) -> Float[Tensor, "T B C h w"]:
     """Spikes of a normalised current, at rest before the first step.
@@ -75,12 +76,31 @@ def scan(
         steps: T.
         pools: whether a 3x3 max-pool of stride 2 and padding 1 follows; of equal spikes the
             first in reading order takes the gradient, as in torch.
+        onto: what the spikes are added to, such as a residual stream, of their shape; None
+            leaves them.
         lif: the recurrence.
+
+    Raises:
+        ValueError: for an `onto` of another shape.
     """
     frames = y.expand(steps, *y.shape[1:]).flatten(0, 1)
     x = norm(frames)
     s, _ = lif(x.view(steps, -1, *x.shape[1:]), None, decay, gain, fire)
-    if not pools:
-        return s
-    pooled = max_pool2d(s.flatten(0, 1), 3, 2, 1)
-    return pooled.view(steps, -1, *pooled.shape[1:])
+    if pools:
+        pooled = max_pool2d(s.flatten(0, 1), 3, 2, 1)
+        s = pooled.view(steps, -1, *pooled.shape[1:])
+    return s if onto is None else summed(s, onto)
+
+
+def summed(s: Tensor, onto: Tensor, whose: str = "the neuron") -> Tensor:
+    """onto + s.
+
+    Raises:
+        ValueError: where they are not of one shape: their sum would be a broadcast.
+    """
+    if s.shape != onto.shape:
+        raise ValueError(
+            f"got {list(s.shape)} from {whose}, expected the shape of what it is added to, "
+            f"{list(onto.shape)}"
+        )
+    return onto + s

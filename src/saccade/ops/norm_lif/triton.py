@@ -50,6 +50,7 @@ def refuses(
     fire: Fire,
     steps: int,
     pools: bool,
+    onto: Tensor | None = None,
 ) -> str | None:
     """Constants only, channels last in memory, and 8 | C."""
     if isinstance(decay, Tensor) or isinstance(gain, Tensor):
@@ -60,7 +61,22 @@ def refuses(
         return f"8 does not divide its {y.shape[2]} channels"
     if not y.permute(0, 1, 3, 4, 2).is_contiguous():
         return "the currents are not channels-last in memory"
-    return no_kernel(y, steps)
+    return elsewhere(onto, (steps, *y.shape[1:]), y.dtype, pools) or no_kernel(y, steps)
+
+
+def elsewhere(
+    onto: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, pools: bool
+) -> str | None:
+    """Why a kernel cannot add its spikes to `onto` as it fires them."""
+    if onto is None:
+        return None
+    if pools:
+        return "its spikes are pooled before they are added"
+    if onto.shape != shape or onto.dtype != dtype:
+        return f"spikes {list(shape)} of {dtype} are added to {list(onto.shape)} of {onto.dtype}"
+    if not onto.permute(0, 1, 3, 4, 2).is_contiguous():
+        return "what the spikes are added to is not channels-last in memory"
+    return None
 
 
 def fire_tile(C: int, steps: int, elements: int = 1024) -> tuple[int, int]:
@@ -137,20 +153,24 @@ def _measure_joined(y: Tensor, norm: Norm, steps: int, join: Join) -> Tensor:
 
 
 def _run(
-    y: Tensor, weight: Tensor, bias: Tensor, offset: Tensor | None, coef: Tensor, batch: bool,
-    steps: int, pools: bool, keeps: bool, decay: float, gain: float, v_threshold: float,
-    v_reset: float | None, v_rest: float, strict: bool, detach_reset: bool, surrogate: str,
-    alpha: float,
+    y: Tensor, weight: Tensor, bias: Tensor, offset: Tensor | None, coef: Tensor,
+    onto: Tensor | None, batch: bool, steps: int, pools: bool, keeps: bool, decay: float,
+    gain: float, v_threshold: float, v_reset: float | None, v_rest: float, strict: bool,
+    detach_reset: bool, surrogate: str, alpha: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Spikes, their bits (eight channels a byte), and where each pooled spike came from."""
+    """Spikes, their bits (eight channels a byte), and where each pooled spike came from.
+
+    Sums of spikes and `onto` have no bits.
+    """
     fire = fire_of(v_threshold, v_reset, v_rest, strict, detach_reset, surrogate, alpha)
     _, B, C, H, W = y.shape
+    keeps = keeps and onto is None
     h, w = (pooled_side(H), pooled_side(W)) if pools else (H, W)
     s = channels_last_memory(y, steps, B, C, h, w, dtype=y.dtype)
     bits = torch.empty((steps, B, h, w, C // 8) if keeps else 0, dtype=torch.uint8, device=y.device)
     neuron = constants(decay, gain, fire)
     if not pools:
-        fire_steps(y, coef, s, bits, fire.rest, steps, neuron, keeps=keeps)
+        fire_steps(y, coef, s, bits, fire.rest, steps, neuron, keeps=keeps, onto=onto)
         return s, bits, torch.empty(0, dtype=torch.uint8, device=y.device)
     code = channels_last_memory(y, *s.shape, dtype=torch.uint8) if keeps else torch.empty_like(bits)
     trains = channels_last_memory(y, 1, B, C, H, W, dtype=word(steps))
@@ -162,16 +182,18 @@ def _run(
 def fire_steps(
     y: Tensor, coef: Tensor, s: Tensor, bits: Tensor, rest: float, steps: int, neuron: Pass, *,
     keeps: bool = False, trains: bool = False, held: Tensor | None = None,
+    onto: Tensor | None = None,
 ) -> None:  # fmt: skip
     """Spikes of the current coef[2] y + coef[3] to `s`; or their trains, [1 B C H W] words.
 
-    Membranes begin at rest, or in `held` [B C H W], where they stay.
+    Membranes begin at rest, or in `held` [B C H W], where they stay. Spikes are added to `onto`.
     """
     rows, C = _shape(y)
     BR, BC = fire_tile(C, steps)
     launch(
-        kernels.fire, (tiles(rows, BR), tiles(C, BC)), y, coef, s, bits, held, rows, rest, T=steps,
-        ONCE=len(y) < steps, BITS=keeps, TRAINS=trains, C=C, BR=BR, BC=BC, **neuron, **FLAGS,
+        kernels.fire, (tiles(rows, BR), tiles(C, BC)), y, coef, s, bits, held, onto, rows, rest,
+        T=steps, ONCE=len(y) < steps, BITS=keeps, TRAINS=trains, C=C, BR=BR, BC=BC, **neuron,
+        **FLAGS,
     )  # fmt: skip
 
 
@@ -276,8 +298,8 @@ def _joined(sums: Tensor, coef: Tensor, join: Join | None) -> Tensor:
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    y, _, _, offset, coef, ctx.batch, ctx.steps, ctx.pools, _, *ctx.constants = inputs
-    ctx.offset = offset is not None
+    y, _, _, offset, coef, onto, ctx.batch, ctx.steps, ctx.pools, _, *ctx.constants = inputs
+    ctx.offset, ctx.onto = offset is not None, onto is not None
     ctx.set_materialize_grads(False)  # bits and codes have none
     ctx.save_for_backward(y, coef, output[2])
 
@@ -288,8 +310,17 @@ def _differentiate(ctx: Any, grad_s: Tensor, *_: Any) -> tuple[Tensor | None, ..
         y, coef, channels_last(grad_s), code, ctx.batch, ctx.steps, ctx.pools, *ctx.constants
     )
     grad_offset = sums[0] * (0.0 if ctx.batch else coef[2]) if ctx.offset else None
-    others = (None for _ in range(5 + len(ctx.constants)))
-    return grad_y, sums[1] * coef[1], sums[0], grad_offset, *others
+    return _grads(ctx, grad_y, sums, grad_offset, grad_s)
+
+
+def _grads(
+    ctx: Any, grad_y: Tensor, sums: Tensor, grad_offset: Tensor | None, grad_s: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Those of the arguments of `_run`; what spikes are added to has that of the sum."""
+    coef = ctx.saved_tensors[1]
+    others = (None for _ in range(4 + len(ctx.constants)))
+    learned = sums[1] * coef[1], sums[0], grad_offset
+    return grad_y, *learned, None, grad_s if ctx.onto else None, *others
 
 
 _op = Kernels("norm_fire", _run, _keep, _differentiate)
@@ -309,8 +340,7 @@ def _differentiate_joined(ctx: Any, grad_s: Tensor, *_: Any) -> tuple[Tensor | N
     given = y, coef, channels_last(grad_s), code, ctx.batch, ctx.steps, ctx.pools
     grad_y, sums = _back(*given, tuple(ctx.constants), ctx.join)
     grad_offset = torch.zeros_like(sums[0]) if ctx.offset else None
-    others = (None for _ in range(5 + len(ctx.constants)))
-    return None, grad_y, sums[1] * coef[1], sums[0], grad_offset, *others
+    return None, *_grads(ctx, grad_y, sums, grad_offset, grad_s)
 
 
 _op_joined = function("norm_fire_joined", _run_joined, _keep_joined, _differentiate_joined)
@@ -318,8 +348,9 @@ _op_joined = function("norm_fire_joined", _run_joined, _keep_joined, _differenti
 
 
 def scan(
-    y: Tensor, norm: Norm, decay: float, gain: float, fire: Fire, steps: int, pools: bool
-) -> Tensor:
+    y: Tensor, norm: Norm, decay: float, gain: float, fire: Fire, steps: int, pools: bool,
+    onto: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """See `saccade.ops.norm_lif.reference.scan`."""
     join = norm.join if norm.training else None
     with torch.no_grad():
@@ -327,13 +358,14 @@ def scan(
             coef = _measure_joined(y, norm, steps, join)
         else:
             coef = _measured(y, norm, steps) if norm.training else _known(norm)
-    keeps = torch.is_grad_enabled() and y.requires_grad
+    learned = y, norm.weight, norm.bias, norm.offset
+    keeps = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in learned)
     args = (
-        y, norm.weight, norm.bias, norm.offset, coef, norm.training, steps, pools, keeps, decay,
-        gain, *scalars(fire),
+        y, norm.weight, norm.bias, norm.offset, coef, onto, norm.training, steps, pools, keeps,
+        decay, gain, *scalars(fire),
     )  # fmt: skip
     s, bits, _ = _op(*args) if join is None else _op_joined(join, *args)
-    if keeps:
+    if bits.numel():
         remember(s, bits)
     spikes: Tensor = s
     return spikes
