@@ -16,7 +16,7 @@ from saccade.attention.ssa import fire_mix
 from saccade.bench.models import settle
 from saccade.bench.timing import graphed
 from saccade.nn.folded import Folded
-from saccade.ops import Fire, Norm, affine_lif, lif, norm_lif
+from saccade.ops import Fire, Norm, affine_lif, convs, lif, norm_lif
 from saccade.ops._packed import remember
 from saccade.ops._triton import channels_last
 from saccade.transform import fuse
@@ -51,29 +51,39 @@ def exact_lif() -> dict[str, int]:
 
 
 def gradients() -> dict[str, float]:
-    """Largest error of values and gradients of each kernel against its reference, float32."""
+    """Largest error of values and gradients against the reference: float32; `convs` float64."""
     errors = {}
-    for pools in (False, True):
-        for t in (4, 1):
-            outs = []
-            y = currents(t, 2, 64, 10, 12)
-            for f in (norm_lif.variants["triton"][0], norm_lif.reference):
-                torch.manual_seed(1)
-                learned = [
-                    torch.rand(64, device=DEVICE) + 0.7,
-                    torch.randn(64, device=DEVICE) / 3 + 0.5,
-                ]
-                learned = [p.requires_grad_() for p in learned]
-                running = torch.zeros(64, device=DEVICE), torch.ones(64, device=DEVICE)
-                norm = Norm(weight=learned[0], bias=learned[1], running_mean=running[0],
-                            running_var=running[1], training=True)  # fmt: skip
-                x = y.detach().requires_grad_()
-                s = f(x, norm, 0.5, 0.5, Fire(), 4, pools)
-                g = torch.autograd.grad(
-                    (s * torch.randn(s.shape, device=DEVICE)).sum(), [x, *learned]
-                )
-                outs.append((s.detach(), *running, *g))
-            errors[f"norm_lif pools={pools} steps={t}"] = worst(*outs)
+    cases = [(pools, t, False) for pools in (False, True) for t in (4, 1)]
+    for pools, t, adds in [*cases, (False, 4, True), (False, 1, True)]:
+        outs = []
+        y, stream = currents(t, 2, 64, 10, 12), currents(4, 2, 64, 10, 12).round()
+        for f in (norm_lif.variants["triton"][0], norm_lif.reference):
+            torch.manual_seed(1)
+            learned = [
+                torch.rand(64, device=DEVICE) + 0.7,
+                torch.randn(64, device=DEVICE) / 3 + 0.5,
+            ]
+            learned = [p.requires_grad_() for p in learned]
+            running = torch.zeros(64, device=DEVICE), torch.ones(64, device=DEVICE)
+            norm = Norm(weight=learned[0], bias=learned[1], running_mean=running[0],
+                        running_var=running[1], training=True)  # fmt: skip
+            x = y.detach().requires_grad_()
+            onto = [stream.detach().requires_grad_()] if adds else []
+            s = f(x, norm, 0.5, 0.5, Fire(), 4, pools, *onto)
+            g = torch.autograd.grad(
+                (s * torch.randn(s.shape, device=DEVICE)).sum(), [x, *learned, *onto]
+            )
+            outs.append((s.detach(), *running, *g))
+        errors[f"norm_lif pools={pools} steps={t} adds={adds}"] = worst(*outs)
+    outs = []
+    x = (torch.rand(4, 2, 14, 14, 128, device=DEVICE) < 0.3).double().permute(0, 1, 4, 2, 3)
+    given = [x, *(torch.randn(64, 128, 1, 1, device=DEVICE).double() for _ in "qkv")]
+    for f in (convs.variants["packed"][0], convs.reference):
+        inputs = [t.detach().requires_grad_() for t in given]
+        ys = f(inputs[0], 1, *inputs[1:])
+        g = torch.autograd.grad(sum(y.square().sum() * (n + 1) for n, y in enumerate(ys)), inputs)
+        outs.append((*(y.detach() for y in ys), *g))
+    errors["convs"] = worst(*outs)
     qkv = [
         (torch.rand(4, 2, 14, 14, 128, device=DEVICE) < 0.3)
         .float()
@@ -212,8 +222,9 @@ def inference() -> dict[str, object]:
                 )
 
     half, eight = fuse(model, "bfloat16"), fuse(model, "int8")
+    unheard = half(x), eight(x)  # adds spikes to the stream as they fire
     listen(half), listen(eight)
-    half(x), eight(x)
+    watched = half(x), eight(x)
     kept = [(op, dict(op.variants)) for op in (affine_lif, fire_mix)]
     affine_lif.variants.clear()
     fire_mix.variants.pop("triton")
@@ -230,6 +241,7 @@ def inference() -> dict[str, object]:
             int((a != c).sum()) for a, _, c in heard.values()
         ),
         "of": sum(a.numel() for a, _, _ in heard.values()),
+        "logits, nobody watching": worst(unheard, watched),
         "int8 against bf16, share by layer": {n: round(v[0], 5) for n, v in share.items()},
         "firing rate by layer": {n: round(v[2], 4) for n, v in share.items()},
     }

@@ -339,9 +339,11 @@ def back_norm(
 
 
 @triton.jit
-def total(partial, sums, P, C: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr):
-    """Partial sums of all programs added up."""
+def total(partial, coef, sums, P, C: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr):
+    """Both sums over all programs, [2 C], and behind them the gradient of the norm's weight."""
     c = tl.program_id(0) * BC + tl.arange(0, BC)
     first, second = _added(partial, c, c < C, P, C, BP, BC)
     tl.store(sums + c, first.to(tl.float32), c < C)
     tl.store(sums + C + c, second.to(tl.float32), c < C)
+    rstd = tl.load(coef + C + c, c < C, 0.0)
+    tl.store(sums + 2 * C + c, second.to(tl.float32) * rstd, c < C)

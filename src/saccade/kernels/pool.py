@@ -23,19 +23,17 @@ def pool(
     middle = ((r // size).to(tl.int64) * H + 2 * i_out) * W + 2 * j_out
     centre = trains + middle[:, None] * C + c[None, :]
     seen = tl.zeros([BR, BC], tl.int32)
-    codes = ()
-    for t in tl.static_range(T):
-        codes = codes + (tl.zeros([BR, BC], tl.int32),)
+    planes = (seen, seen, seen, seen)  # bit t of plane j is bit j of the tap of step t
     for tap in tl.static_range(9):
         i, j = 2 * i_out - 1 + tap // 3, 2 * j_out - 1 + tap % 3
         there = (r < rows) & (i >= 0) & (i < H) & (j >= 0) & (j < W)
         pixel = centre + ((tap // 3 - 1) * W + tap % 3 - 1) * C
         train = tl.load(pixel, there[:, None] & (c < C)[None, :], 0).to(tl.int32)
         if KEEPS:
-            new, found = train & ~seen, ()
-            for t in tl.static_range(T):
-                found = found + (tl.where(new >> t & 1 != 0, tap, codes[t]),)
-            codes = found
+            found = ()
+            for j in tl.static_range(4):
+                found = found + (planes[j] | (train & ~seen) if tap >> j & 1 else planes[j],)
+            planes = found
         seen |= train
     first = tl.where(i_out == 0, 3, 0) + tl.where(j_out == 0, 1, 0)
     inside = (r < rows)[:, None] & (c < C)[None, :]
@@ -47,6 +45,9 @@ def pool(
         out = t * tl.cast(rows, tl.int64) * C + at
         tl.store(s + out, f.to(s.dtype.element_ty), inside)
         if KEEPS:
-            tl.store(code + out, tl.where(f, codes[t], first[:, None]).to(tl.uint8), inside)
+            tap = tl.zeros([BR, BC], tl.int32)
+            for j in tl.static_range(4):
+                tap |= (planes[j] >> t & 1) << j
+            tl.store(code + out, tl.where(f, tap, first[:, None]).to(tl.uint8), inside)
             out8 = t * tl.cast(rows, tl.int64) * (C // 8) + at8
             tl.store(bits + out8, packed(f, BR, BC), inside8)

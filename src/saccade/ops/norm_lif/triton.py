@@ -218,7 +218,7 @@ def _run_back(
     decay: float, gain: float, v_threshold: float, v_reset: float | None,
     v_rest: float, strict: bool, detach_reset: bool, surrogate: str, alpha: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Gradients of y, and [2, C] sums that are those of bias and weight."""
+    """Gradients of y, and [3, C]: sums, the first the gradient of the bias; then the weight's."""
     p = decay, gain, v_threshold, v_reset, v_rest, strict, detach_reset, surrogate, alpha
     return _back(y, coef, grad_s, code, batch, steps, pools, p, None)
 
@@ -245,12 +245,12 @@ def _back_plain(
     BR, BC = fire_tile(C, steps, 512)
     columns = tiles(C, BC)
     P = _programs(rows, BR, columns, y.device, at_once=8)
-    partial, sums = torch.empty(P, 2, C, device=y.device), torch.empty(2, C, device=y.device)
+    partial, sums = torch.empty(P, 2, C, device=y.device), torch.empty(3, C, device=y.device)
     sizes = rows, steps * rows, rest
     how = neuron | {"T": steps, "ONCE": len(y) < steps, "BATCH": batch, "C": C, "BR": BR, "BC": BC}
     given = y, coef, sums, grad_s, partial, *sizes
     launch(kernels.back, (P, columns), *given, APPLY=False, num_warps=2, **how)
-    _total(partial, sums)
+    _total(partial, coef, sums)
     means, grid = _joined(sums, coef, join), (tiles(rows, BR), columns)
     launch(kernels.back, grid, y, coef, means, grad_s, grad_y, *sizes, APPLY=True, **how)
     return grad_y, sums
@@ -266,12 +266,12 @@ def _back_pooled(
     BR, BC = fire_tile(C, steps)
     columns = tiles(C, BC)
     P = _programs(squares, BR, columns, y.device)
-    partial, sums = torch.empty(4, P, 2, C, device=y.device), torch.empty(2, C, device=y.device)
+    partial, sums = torch.empty(4, P, 2, C, device=y.device), torch.empty(3, C, device=y.device)
     how = neuron | {"T": steps, "ONCE": len(y) < steps, "C": C, "BR": BR, "BC": BC}
     for pixel in range(4):
         given = y, coef, grad_s, code, grad_y, partial[pixel], squares, H, W, h, w, rest
         launch(kernels.back_pool, (P, columns), *given, PIXEL=pixel, maxnreg=REGISTERS, **how)
-    _total(partial.flatten(0, 1), sums)
+    _total(partial.flatten(0, 1), coef, sums)
     pixels, n = len(y) * rows, steps * rows
     launch(
         kernels.back_norm, (tiles(pixels, BR), columns), grad_y, y, coef,
@@ -281,18 +281,18 @@ def _back_pooled(
     return grad_y, sums
 
 
-def _total(partial: Tensor, sums: Tensor) -> None:
+def _total(partial: Tensor, coef: Tensor, sums: Tensor) -> None:
     """Add up partial sums [P, 2, C]."""
     C = sums.shape[1]
     grid = (tiles(C, TALL[1]),)
-    launch(kernels.total, grid, partial, sums, len(partial), C=C, BP=TALL[0], BC=TALL[1])
+    launch(kernels.total, grid, partial, coef, sums, len(partial), C=C, BP=TALL[0], BC=TALL[1])
 
 
 def _joined(sums: Tensor, coef: Tensor, join: Join | None) -> Tensor:
     """Sums over all processes, as long as if this one had seen them all by itself."""
     if join is None:
         return sums
-    everywhere = sums.double()
+    everywhere = sums[:2].double()
     join(everywhere)
     return (everywhere * coef[4]).float()
 
@@ -317,9 +317,8 @@ def _grads(
     ctx: Any, grad_y: Tensor, sums: Tensor, grad_offset: Tensor | None, grad_s: Tensor
 ) -> tuple[Tensor | None, ...]:
     """Those of the arguments of `_run`; what spikes are added to has that of the sum."""
-    coef = ctx.saved_tensors[1]
     others = (None for _ in range(4 + len(ctx.constants)))
-    learned = sums[1] * coef[1], sums[0], grad_offset
+    learned = sums[2], sums[0], grad_offset
     return grad_y, *learned, None, grad_s if ctx.onto else None, *others
 
 
