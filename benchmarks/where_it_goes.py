@@ -47,7 +47,7 @@ def counted(model: torch.nn.Module, x: torch.Tensor, *, train: bool) -> dict[str
 
     def hear(op, args, out) -> None:
         size = [t.numel() * t.element_size() for t in (*args, out) if torch.is_tensor(t)]
-        if op.name in ("conv", "convs") and len(within()) == 1:
+        if op.name in ("conv", "convs") and not within():
             x, passes = args[0], 3 if train else 1
             weights, ys = (args[2:], out) if op.name == "convs" else (args[1:2], (out,))
             for w, y in zip(weights, ys, strict=True):

@@ -238,6 +238,17 @@ def test_norm_lif_adds_its_spikes_to_a_stream(steps: tuple[int, int]):
     agree(outs[0][1:], outs[1][1:])
 
 
+def test_a_norm_learns_behind_a_frozen_convolution():
+    torch.manual_seed(0)
+    y, grads = channels_last(3, 2, 24, 4, 5, scale=100), []
+    for scan in (norm_lif.variants["triton"][0], norm_lif.reference):
+        learned = [torch.ones(24).requires_grad_(), (torch.ones(24) / 2).requires_grad_()]
+        known = {"running_mean": torch.zeros(24), "running_var": torch.ones(24)}
+        norm = Norm(weight=learned[0], bias=learned[1], training=True, **known)
+        grads.append(gradients(scan(y, norm, 0.5, 0.5, FIRES[0], 3, True), learned))
+    agree(*grads)
+
+
 def test_what_no_kernel_can_add_to_is_refused():
     refuses = norm_lif.variants["triton"][1]
     lies, otherwise = torch.zeros(2, 1, 2, 2, 8).permute(0, 1, 4, 2, 3), torch.zeros(2, 1, 8, 2, 2)
