@@ -270,6 +270,16 @@ def test_a_gate_can_sit_in_any_neuron():
     assert torch.equal(LIF()(x[:1], gate=halve), LIF(v_threshold=2.0)(x[:1]))
 
 
+@pytest.mark.parametrize("name", ["ca", "sa", "csa", "tcsa"])
+def test_a_membrane_is_wider_than_the_weights_of_its_gate(name: str):
+    gate, x = make(name, preset="paper").bfloat16(), current().bfloat16()
+    spikes, v = MALIF()(x, gate=gate.at_membrane(), with_membrane=True)
+    assert (spikes.dtype, v.dtype) == (torch.bfloat16, torch.float32)
+    assert LEAST < spikes.float().mean() < MOST
+    same = MALIF()(x.float(), gate=gate.float().at_membrane())
+    assert (spikes.float() != same).float().mean() < 0.02  # gates are rounded
+
+
 def test_sites_of_vectors_take_what_needs_no_grid():
     site = Site(dim=6, heads=1, T=4, grid=(1, 1))
     assert isinstance(ma.TCSA.for_vectors(site, ratio_t=2, ratio_c=99), ma.TA)

@@ -113,7 +113,8 @@ class SharedMLP(nn.Module):
     def forward(
         self, mean: Float[Tensor, "*b n"], peak: Float[Tensor, "*b n"]
     ) -> Float[Tensor, "*b n"]:
-        """Gates in (0, 1)."""
+        """Gates in (0, 1), in the type of the weights: a membrane may be wider."""
+        mean, peak = (x.to(self.down.weight.dtype) for x in (mean, peak))
         return torch.sigmoid(self.up(self.down(mean).relu()) + self.up(self.down(peak).relu()))
 
     def macs(self) -> int:
@@ -159,6 +160,7 @@ class Space(nn.Module):
     def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "t B 1 H W"]:
         """Gates in (0, 1); t is T or 1."""
         stack = torch.stack(pooled(x, (2,) if self.per_step else (0, 2)), -3)
+        stack = stack.to(self.conv.weight.dtype)
         maps = stack if self.per_step else stack[None]
         g: Tensor = self.conv(maps.flatten(0, 1))
         return torch.sigmoid(g).reshape(*maps.shape[:2], 1, *g.shape[-2:])

@@ -134,12 +134,13 @@ class Neuron(nn.Module, ABC):
     def _step_by_step(self, x: Tensor, v0: Tensor | None, gate: Gate) -> tuple[Tensor, Tensor]:
         (decay, gain), rest = self.charge(), self.fire.rest
         fire = replace(self.fire, v_rest=0.0)  # the gated membrane neither leaks nor charges again
-        v, spikes = torch.full_like(x[0], rest) if v0 is None else v0, []
+        wide = torch.promote_types(x.dtype, torch.float32)  # as in `lif`: no step rounds a membrane
+        v, spikes = torch.full_like(x[0], rest, dtype=wide) if v0 is None else v0, []
         for x_t in x:
             v = v.detach() if fire.detach_membrane else v
             h = gate(decay * v + gain * x_t + (1 - decay) * rest)
             s, v = lif(h[None], None, 0.0, 1.0, fire)
-            spikes.append(s[0])
+            spikes.append(s[0].to(x.dtype))
         return torch.stack(spikes), v
 
     def scan(
