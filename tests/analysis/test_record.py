@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from saccade.analysis import HOROWITZ_45NM, Energy, record
-from saccade.attention import Site, install
+from saccade.attention import ATTENTION, Site, install
 from saccade.models import create_model
 from saccade.nn import IF
 from tests.awake import awake
@@ -185,3 +185,29 @@ def test_a_whole_model_has_every_layer_and_changes_nothing():
 def test_the_constants_have_names():
     assert (HOROWITZ_45NM.ac_pj, HOROWITZ_45NM.mac_pj) == (0.9, 4.6)
     assert Energy(ac_pj=1.0, mac_pj=2.0, note="").millijoules(1e9, 1e9) == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("name", ATTENTION.list())
+def test_every_product_of_every_attention_is_counted(name: str):
+    if ATTENTION[name].kind == "gate":
+        model = create_model("ma_gesture_3", attention=name, T=2)
+    else:
+        model = create_model("spikformer", attention=name, T=2, image_size=8, dim=16, depth=1)
+    with record(model.eval()) as seen, torch.no_grad():
+        model(torch.rand(2, 1, *model.frame))
+    assert seen.totals()["uncounted"] == []
+
+
+def test_a_product_in_plain_torch_is_named():
+    class Plain(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            rows = x.flatten(2)
+            return (torch.einsum("tbn,tbm->tbnm", rows, rows) @ rows[..., None]).view(x.shape)
+
+    model = create_model("spikformer", T=2, image_size=8, dim=16, depth=2)
+    model.blocks[1].attention = Plain()
+    with record(model.eval()) as seen, torch.no_grad():
+        model(torch.rand(1, 3, 8, 8))
+        model(torch.rand(1, 3, 8, 8))
+    where = "blocks.1.attention"
+    assert seen.totals()["uncounted"] == [f"einsum in {where}", f"matmul in {where}"]

@@ -3,7 +3,8 @@
 Our rule. A layer whose input is integers (spikes, or a residual stream of summed spikes) adds:
 an input n counts n additions for each weight that it meets, zero padding counted as nothing. A
 layer whose input is real-valued multiplies: its dense multiply-accumulates, once where every
-step shows the same picture. An attention product counts what its Op declares.
+step shows the same picture. An attention product counts what its Op declares. A product in plain
+torch, outside of layers and ops, is in no count: `Recording.uncounted` names it.
 
 The paper's rule (Spikformer, arXiv:2209.15425, App. C.2), kept beside it: a layer takes
 rate * T * FLOPs additions, where rate is the share of non-zero inputs; the first convolution
@@ -21,13 +22,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
+from torch.overrides import TorchFunctionMode
 
 from saccade.analysis.energy import HOROWITZ_45NM, Energy
 from saccade.nn import Neuron, on_spikes
 from saccade.nn.folded import Folded
-from saccade.ops import Op, listening
+from saccade.ops import Op, listening, within
 
 Layer = nn.Conv1d | nn.Conv2d | nn.Linear | Folded
+PRODUCTS = {
+    "__matmul__", "__rmatmul__", "addbmm", "addmm", "baddbmm", "bilinear", "bmm", "conv1d",
+    "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "einsum", "inner", "linear",
+    "matmul", "mm", "mv", "scaled_dot_product_attention", "tensordot",
+}  # fmt: skip
+"""Functions of torch that multiply and add."""
 
 
 @dataclass
@@ -53,10 +61,13 @@ class Recording:
     spikes: dict[str, Tensor] = field(default_factory=dict)
     slots: dict[str, Tensor] = field(default_factory=dict)
     """Neurons times samples of each layer at each step: where it could have fired."""
+    uncounted: set[str] = field(default_factory=set)
+    """Products that no count holds, as "matmul in blocks.0.attention"."""
 
     def add(self, other: "Recording") -> None:
         """Count what was seen elsewhere, of the same model, as if it had been seen here."""
         self.images += other.images
+        self.uncounted |= other.uncounted
         for path, count in other.layers.items():
             mine = self.layers.setdefault(path, LayerCount(count.kind))
             for column in (
@@ -112,6 +123,7 @@ class Recording:
             "sops": total("sops"),
             "macs": total("macs"),
             "energy_mj": energy.millijoules(total("sops"), total("macs")),
+            "uncounted": sorted(self.uncounted),
             "paper_rule": paper | {"energy_mj": energy.millijoules(sops, macs)},
             "energy_constants": {
                 "ac_pj": energy.ac_pj,
@@ -130,11 +142,26 @@ def record(model: nn.Module) -> Iterator[Recording]:
     """
     watch = _Watch(model)
     try:
-        with listening(watch.op):
+        with listening(watch.op), _Products(watch.product):
             yield watch.seen
     finally:
         for hook in watch.hooks:
             hook.remove()
+
+
+class _Products(TorchFunctionMode):
+    """Inside this block `hear(name)` hears of every product that Python asks torch for."""
+
+    def __init__(self, hear: Callable[[str], None]) -> None:
+        super().__init__()
+        self.hear = hear
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if (name := getattr(func, "__name__", "")) in PRODUCTS:
+            self.hear(name)
+        return func(*args, **(kwargs or {}))
 
 
 class _Watch:
@@ -146,6 +173,7 @@ class _Watch:
         self.batch, self.fired = 1, False
         self.trains: dict[str, list[Tensor]] = {}
         self.sizes: dict[str, int] = {}
+        self.layers = {path for path, m in model.named_modules() if isinstance(m, Layer)}
         self.hooks: list[Any] = [model.register_forward_pre_hook(self._begin, with_kwargs=True)]
         for path, module in model.named_modules():
             self.hooks.append(module.register_forward_pre_hook(self._enter(path)))
@@ -224,6 +252,11 @@ class _Watch:
         count = self._count(f"{path} ({op.name})", op.name, *spikes)
         count.sops += op.additions(args, out)
         count.paper_sops += op.dense(args) * sum(given.share for given in spikes) / len(spikes)
+
+    def product(self, name: str) -> None:
+        """A function of torch multiplied: note it, unless a layer or an Op answers for it."""
+        if self.stack and self.stack[-1] not in self.layers and not within():
+            self.call.uncounted.add(f"{name.strip('_')} in {self.stack[-1] or 'the model'}")
 
     def _count(self, path: str, kind: str, *inputs: "_Given") -> LayerCount:
         count = self.call.layers.setdefault(path, LayerCount(kind))

@@ -23,7 +23,7 @@ def per_frame(
     Batch norm inside it pools its statistics over time as well, as the official codes do.
     """
     y = fn(x.flatten(0, 1))
-    return y.unflatten(0, x.shape[:2])
+    return y.view(*x.shape[:2], *y.shape[1:])
 
 
 def added(onto: Tensor | None, branch: nn.Module, x: Tensor) -> Tensor:

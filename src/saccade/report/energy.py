@@ -38,6 +38,7 @@ def energy(run: Run, *, most: int = 40) -> Section | None:
         "ac": f"{ac:g}",
         "mac": f"{mac:g}",
         "note": constants.get("note"),
+        "uncounted": [str(product) for product in m.get("uncounted") or []],
     }
 
 

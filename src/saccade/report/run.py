@@ -128,6 +128,8 @@ def _check_parts(path: Path, metrics: Mapping[str, Any]) -> None:
     for key in ("firing_rates", "paper_rule", "energy_constants", "versions", "hardware"):
         if not isinstance(metrics.get(key) or {}, dict):
             raise ValueError(f"got {path} with {key} {metrics[key]!r}; expected an object")
+    if not isinstance(metrics.get("uncounted") or [], list):
+        raise ValueError(f"got {path} with uncounted {metrics['uncounted']!r}; expected a list")
     layers = metrics.get("layers") or []
     if not isinstance(layers, list) or not all(
         isinstance(layer, dict) and isinstance(layer.get("path"), str) for layer in layers

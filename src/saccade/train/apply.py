@@ -100,6 +100,8 @@ def in_words(result: dict[str, Any]) -> list[str]:
             f"test accuracy {right} of {result['test_images']}",
             f"energy {found['energy_mj'] * 1e3:.3g} µJ an image, mean firing rate {rate:.1%}",
         ]
+        if missed := found["uncounted"]:
+            lines.append(f"not counted in it: {', '.join(missed)}, products in plain torch")
     return lines
 
 

@@ -96,6 +96,8 @@ def in_words(metrics: Mapping[str, Any]) -> dict[str, str]:
     }
     if silent:
         rows["silent"] = f"{silent} of {len(rates)} layers of neurons never fired in the test"
+    if metrics["uncounted"]:
+        rows["not counted"] = ", ".join(metrics["uncounted"]) + ": products in plain torch"
     return rows
 
 
