@@ -11,6 +11,7 @@ from saccade.nn import (
     Head,
     Projection,
     added,
+    check_maps,
     merge_heads,
     per_frame,
     project,
@@ -136,3 +137,28 @@ def test_projections_of_one_input_give_what_each_gives(other: str):
         outs.append((spikes, torch.autograd.grad(loss, parts)))
     for got, want in zip(*outs, strict=True):
         torch.testing.assert_close(list(got), list(want))
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (
+            torch.zeros(4, 2, 35, 64),
+            r"\[4, 2, 35, 64\], .* tokens \[T, B, N, C\] are x\.mT\.unflatten",
+        ),
+        (torch.zeros(4, 2, 32, 7, 5), r"\[4, 2, 32, 7, 5\], expected \[T, B, 64, H, W\]"),
+        (torch.zeros(2, 64, 7, 5), r"\[2, 64, 7, 5\], expected \[T, B, 64, H, W\]"),
+        (torch.zeros(4, 2, 64, 7, 5).long(), r"torch\.int64, expected floating point"),
+    ],
+    ids=["tokens", "channels", "one step", "integers"],
+)
+def test_input_that_is_no_map_is_refused(x: torch.Tensor, message: str):
+    with pytest.raises(ValueError, match=message):
+        check_maps(x, 64)
+
+
+def test_tokens_become_maps_as_the_message_says():
+    tokens = torch.rand(4, 2, 35, 64)
+    maps = tokens.mT.unflatten(-1, (7, 5))
+    check_maps(maps, 64)
+    assert torch.equal(maps[1, 1, :, 2, 3], tokens[1, 1, 2 * 5 + 3])

@@ -32,7 +32,7 @@ from saccade._keymap import KeyMap
 from saccade._registry import one_of
 from saccade._sources import Equation
 from saccade.attention._base import ATTENTION, Site, SpikingAttention
-from saccade.nn import Gate
+from saccade.nn import Gate, check_maps
 from saccade.nn.released import MA_SNN
 
 
@@ -260,6 +260,7 @@ class MultiDimensionalGate(SpikingAttention):
 
     def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B C H W"]:
         """The gated current; where C and S sit at the membrane, T's share of the work."""
+        check_maps(x, self.site.dim)
         kept = None
         if "T" in self.parts:
             same_steps(x, self.site.T)

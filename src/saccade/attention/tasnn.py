@@ -14,6 +14,7 @@ from saccade._keymap import KeyMap
 from saccade._sources import Equation, Source
 from saccade.attention._base import ATTENTION, Site, SpikingAttention
 from saccade.attention.ma import checked_ratio, same_steps
+from saccade.nn import check_maps
 
 TA_SNN = Source(
     key="yao2021temporal",
@@ -61,6 +62,7 @@ class TASNN(SpikingAttention):
 
     def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B C H W"]:
         """Each step times its gate."""
+        check_maps(x, self.site.dim)
         same_steps(x, self.site.T)
         mean = x.mean((2, 3, 4)).T
         d: Tensor = torch.sigmoid(self.up(self.down(mean).relu())).T

@@ -26,6 +26,21 @@ def per_frame(
     return y.view(*x.shape[:2], *y.shape[1:])
 
 
+def check_maps(x: Tensor, channels: int) -> None:
+    """Raise a ValueError unless `x` is [T B C H W] of floating point, with so many channels."""
+    if not isinstance(x, Tensor):
+        raise ValueError(f"got a {type(x).__name__}, expected a tensor [T, B, {channels}, H, W]")
+    if x.dim() != 5 or x.shape[2] != channels:
+        tokens = x.dim() == 4 and x.shape[3] == channels
+        raise ValueError(
+            f"got an input of shape {list(x.shape)}, expected [T, B, {channels}, H, W]: steps, "
+            "samples, channels, grid"
+            + ("; tokens [T, B, N, C] are x.mT.unflatten(-1, (H, W))" if tokens else "")
+        )
+    if not x.is_floating_point():
+        raise ValueError(f"got an input of {x.dtype}, expected floating point, as of x.float()")
+
+
 def added(onto: Tensor | None, branch: nn.Module, x: Tensor) -> Tensor:
     """branch(x), added to `onto` where that is given.
 
@@ -47,6 +62,8 @@ def project(projections: Sequence[nn.Module], x: Real[Tensor, "T B C H W"]) -> l
     the input are added up.
     """
     alike = [p for p in projections if type(p) is Projection and not is_watched(p)]
+    for p in alike:
+        check_maps(x, p.conv.in_channels)
     kernels = {(p.conv.kernel_size, p.conv.stride) for p in alike if p.apart() is None}
     if len(alike) < len(projections) or len(kernels) != 1 or any(p.apart() for p in alike):
         return [p(x) for p in projections]
@@ -109,6 +126,7 @@ class Projection(nn.Module):
             y: what the convolution gives, where that is known already and the parts run fused;
                 one step (t = 1) stands for T equal ones.
         """
+        check_maps(x, self.conv.in_channels)
         if self.apart() is None:
             y = conv(once(x), self.conv.weight, self.conv.stride[0]) if y is None else y
             cell = *self.neuron.charge(), self.neuron.fire

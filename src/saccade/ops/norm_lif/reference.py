@@ -45,9 +45,7 @@ class Norm:
         n = self
         if n.offset is not None:
             frames = frames + n.offset[:, None, None]
-        if (
-            frames.shape[0] == 1
-        ):  # its gradient: torch 2.13 mixes up the places if channels are last
+        if frames.shape[0] == 1:  # torch 2.13 mixes up the places of its gradient, channels last
             frames = frames.contiguous()
         if n.training and n.join is not None:
             y, *seen = normalise(frames, n.weight, n.bias, n.eps, n.join)
