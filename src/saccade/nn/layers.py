@@ -61,14 +61,14 @@ def project(projections: Sequence[nn.Module], x: Real[Tensor, "T B C H W"]) -> l
     Where all run fused their convolutions are one operation, in whose products the gradients of
     the input are added up.
     """
-    alike = [p for p in projections if type(p) is Projection and not is_watched(p)]
-    for p in alike:
-        check_maps(x, p.conv.in_channels)
-    kernels = {(p.conv.kernel_size, p.conv.stride) for p in alike if p.apart() is None}
-    if len(alike) < len(projections) or len(kernels) != 1 or any(p.apart() for p in alike):
+    plain = [p for p in projections if type(p) is Projection and not is_watched(p)]
+    fused = [p for p in plain if p.apart() is None]
+    sizes = {(p.conv.in_channels, p.conv.kernel_size, p.conv.stride) for p in fused}
+    if len(fused) < len(projections) or len(sizes) > 1:
         return [p(x) for p in projections]
-    ys = convs(once(x), alike[0].conv.stride[0], *(p.conv.weight for p in alike))
-    return [p(x, None, y) for p, y in zip(alike, ys, strict=True)]
+    check_maps(x, fused[0].conv.in_channels)
+    ys = convs(once(x), fused[0].conv.stride[0], *(p.conv.weight for p in fused))
+    return [p(x, None, y) for p, y in zip(fused, ys, strict=True)]
 
 
 def once(x: Tensor) -> Tensor:
