@@ -260,7 +260,7 @@ class MultiDimensionalGate(SpikingAttention):
 
     def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B C H W"]:
         """The gated current; where C and S sit at the membrane, T's share of the work."""
-        check_maps(x, self.site.dim)
+        check_maps(x, self.site.dim if "C" in self.parts else None)
         kept = None
         if "T" in self.parts:
             same_steps(x, self.site.T)

@@ -62,7 +62,7 @@ class TASNN(SpikingAttention):
 
     def forward(self, x: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B C H W"]:
         """Each step times its gate."""
-        check_maps(x, self.site.dim)
+        check_maps(x)
         same_steps(x, self.site.T)
         mean = x.mean((2, 3, 4)).T
         d: Tensor = torch.sigmoid(self.up(self.down(mean).relu())).T

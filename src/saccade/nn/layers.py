@@ -26,15 +26,21 @@ def per_frame(
     return y.view(*x.shape[:2], *y.shape[1:])
 
 
-def check_maps(x: Tensor, channels: int) -> None:
-    """Raise a ValueError unless `x` is [T B C H W] of floating point, with so many channels."""
+def check_maps(x: Tensor, channels: int | None = None) -> None:
+    """Raise a ValueError unless `x` is [T B C H W] of floating point.
+
+    Args:
+        x: whatever came.
+        channels: C; None takes any.
+    """
+    expected = f"[T, B, {channels or 'C'}, H, W]"
     if not isinstance(x, Tensor):
-        raise ValueError(f"got a {type(x).__name__}, expected a tensor [T, B, {channels}, H, W]")
-    if x.dim() != 5 or x.shape[2] != channels:
-        tokens = x.dim() == 4 and x.shape[3] == channels
+        raise ValueError(f"got a {type(x).__name__}, expected a tensor {expected}")
+    if x.dim() != 5 or channels not in (None, x.shape[2]):
+        tokens = x.dim() == 4 and channels in (None, x.shape[3])
         raise ValueError(
-            f"got an input of shape {list(x.shape)}, expected [T, B, {channels}, H, W]: steps, "
-            "samples, channels, grid"
+            f"got an input of shape {list(x.shape)}, expected {expected}: steps, samples, "
+            "channels, grid"
             + ("; tokens [T, B, N, C] are x.mT.unflatten(-1, (H, W))" if tokens else "")
         )
     if not x.is_floating_point():
