@@ -1,5 +1,9 @@
 """Catalogues: names, options, and the nearest valid choice."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,8 +32,8 @@ def catalogue() -> Registry[type[Base]]:
 def test_builds_with_options_of_parents_too():
     child = catalogue().build({"name": "child", "depth": 5, "size": 7}, "here")
     assert (child.place, child.depth, child.size) == ("here", 5, 7)
-    assert keywords(Child) == ["depth", "size"]
-    assert keywords(Base) == ["size"]
+    assert list(keywords(Child)) == ["depth", "size"]
+    assert list(keywords(Base)) == ["size"]
 
 
 def test_fixed_options_win():
@@ -48,6 +52,45 @@ def test_fixed_options_win():
 def test_what_is_unknown_is_answered_with_the_nearest(part: object, message: str):
     with pytest.raises(ValueError, match=message):
         catalogue().build(part, "here")
+
+
+class Typed:
+    def __init__(
+        self,
+        *,
+        n: int | None = 1,
+        x: float = 0.5,
+        on: bool = True,
+        of: Any = 0,
+        pools: Sequence[bool] = (),
+    ) -> None:
+        self.options = n, x, on, of, pools
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("n", "3", "expected int or None"),
+        ("n", 0.5, "expected int or None"),
+        ("n", True, "expected int or None"),
+        ("x", "1e-3", "expected float"),
+        ("x", None, "expected float"),
+        ("on", 1, "expected bool"),
+    ],
+)
+def test_an_option_of_another_type_is_refused(option: str, value: object, expected: str):
+    things: Registry[type[Typed]] = Registry("thing")
+    things.add("typed")(Typed)
+    with pytest.raises(ValueError, match=rf"thing 'typed': got {option}={value!r}, {expected}"):
+        things.build({"name": "typed", option: value})
+
+
+def test_numbers_of_numpy_and_what_declares_no_scalar_are_taken():
+    things: Registry[type[Typed]] = Registry("thing")
+    things.add("typed")(Typed)
+    part = {"name": "typed", "n": np.int64(3), "x": 2, "of": "anything", "pools": (True,)}
+    assert things.build(part).options == (3, 2, True, "anything", (True,))
+    assert things.build({"name": "typed", "n": None, "x": np.float32(2)}).options[:2] == (None, 2)
 
 
 def test_a_name_is_taken_once():

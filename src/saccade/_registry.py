@@ -4,10 +4,15 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import Any, Generic, TypeVar
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, Generic, TypeVar, Union, get_args, get_origin
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+SCALARS: dict[Any, type] = {bool: bool, int: Integral, float: Real, NoneType: NoneType}
+"""Types of options that are checked, and what values of them are; who takes text knows which."""
 
 Part = str | Mapping[str, Any]
 """A part by name, or by name and options: ``"ssa"`` or ``{"name": "ssa", "scale": 0.25}``."""
@@ -88,28 +93,45 @@ class Registry(Generic[T]):
         A fixed option wins over one of the part of the same name.
 
         Raises:
-            ValueError: for an unknown name, or an option that the entry does not take.
+            ValueError: for an unknown name, an option that the entry does not take, or one of
+                another type than it declares, where that is a number or a truth value.
         """
         name, options = split_part(part)
         entry: Any = self[name]
         known = keywords(entry)
-        for option in options:
+        for option, value in options.items():
             if option not in known:
                 raise ValueError(
-                    f"{self.kind} {name!r} has no option {option!r}; {nearest(option, known)}"
+                    f"{self.kind} {name!r} has no option {option!r}; {nearest(option, [*known])}"
+                )
+            if (expected := _other_type(value, known[option])) is not None:
+                raise ValueError(
+                    f"{self.kind} {name!r}: got {option}={value!r}, expected {expected}"
                 )
         return entry(*args, **{**options, **fixed})
 
 
-def keywords(entry: Callable[..., Any]) -> list[str]:
-    """Names of the keyword-only options of a callable; a class's `**options` go to its parents."""
+def _other_type(value: object, declared: Any) -> str | None:
+    """What a value should have been, in words; None where it is that, or nobody can say."""
+    either = get_origin(declared) in (Union, UnionType)
+    kinds = get_args(declared) if either else (declared,)
+    if not all(isinstance(kind, type) and kind in SCALARS for kind in kinds):
+        return None
+    truth = isinstance(value, bool)  # an integer to Python, and to nobody else
+    if any(isinstance(value, SCALARS[kind]) and truth == (kind is bool) for kind in kinds):
+        return None
+    return " or ".join("None" if kind is NoneType else kind.__name__ for kind in kinds)
+
+
+def keywords(entry: Callable[..., Any]) -> dict[str, Any]:
+    """Types of a callable's keyword-only options; a class's `**options` go to its parents."""
     functions: list[Any] = [entry]
     if isinstance(entry, type):
         functions = [vars(c)["__init__"] for c in entry.__mro__ if "__init__" in vars(c)]
-    names: set[str] = set()
+    names: dict[str, Any] = {}
     for function in functions:
         parameters = inspect.signature(function).parameters.values()
-        names |= {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+        names = {p.name: p.annotation for p in parameters if p.kind is p.KEYWORD_ONLY} | names
         if all(p.kind is not p.VAR_KEYWORD for p in parameters):
             break
-    return sorted(names)
+    return dict(sorted(names.items()))
