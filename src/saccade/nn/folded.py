@@ -95,7 +95,7 @@ class Folded(nn.Module):
             kernel = kernel.float() if eight else kernel
             y = conv(once(x).to(kernel.dtype), kernel, stride)
             s = affine_lif(y, *known, *cell, len(x), self.pools, self.emits, v, there)
-        return s if onto is None or there is not None else summed(s, onto)
+        return s if there is not None else summed(s, onto)
 
     def _apart(self, x: Tensor, v: Tensor | None) -> Tensor:
         """Current, neuron and pool one by one; sums of integers are exact in float32."""

@@ -58,7 +58,7 @@ def added(onto: Tensor | None, branch: nn.Module, x: Tensor) -> Tensor:
     """
     fused = onto is not None and getattr(branch, "adds_onto", False) and not is_watched(branch)
     y: Tensor = branch(x, onto) if fused else branch(x)
-    return y if fused or onto is None else summed(y, onto, type(branch).__name__)
+    return y if fused else summed(y, onto, type(branch).__name__)
 
 
 def project(projections: Sequence[nn.Module], x: Real[Tensor, "T B C H W"]) -> list[Tensor]:
@@ -133,7 +133,7 @@ class Projection(nn.Module):
                 one step (t = 1) stands for T equal ones.
         """
         check_maps(x, self.conv.in_channels)
-        if self.apart() is None:
+        if y is not None or self.apart() is None:
             y = conv(once(x), self.conv.weight, self.conv.stride[0]) if y is None else y
             cell = *self.neuron.charge(), self.neuron.fire
             fused: Tensor = norm_lif(y, self._norm(), *cell, len(x), self.pools, onto)
@@ -141,7 +141,7 @@ class Projection(nn.Module):
         spikes: Tensor = self.neuron(per_frame(lambda frames: self.norm(self.conv(frames)), x))
         if self.pools:
             spikes = per_frame(lambda frames: max_pool2d(frames, 3, 2, 1), spikes)
-        return spikes if onto is None else summed(spikes, onto)
+        return summed(spikes, onto)
 
     def apart(self) -> str | None:
         """Why the parts run one by one, or None where they run fused."""

@@ -44,11 +44,7 @@ def _affine_reference(
         onto: what the spikes are added to, of their shape; None leaves them.
     """
     x = _current(y, scale, shift, steps)
-    return _sum(_fired(lif_scan, x, v, decay, gain, fire, pools, dtype), onto)
-
-
-def _sum(s: Tensor, onto: Tensor | None) -> Tensor:
-    return s if onto is None else summed(s, onto)
+    return summed(_fired(lif_scan, x, v, decay, gain, fire, pools, dtype), onto)
 
 
 def _current(y: Tensor, scale: Tensor, shift: Tensor, steps: int) -> Tensor:
@@ -114,7 +110,7 @@ def _project_reference(
     frames = x.flatten(0, 1).double()
     sums = conv2d(frames, weight.double(), None, stride, weight.shape[-1] // 2).float()
     y = _current(sums.view(len(x), -1, *sums.shape[1:]), scale, shift, len(x))
-    return _sum(_fired(lif_scan, y, v, decay, gain, fire, pools, torch.int8), onto)
+    return summed(_fired(lif_scan, y, v, decay, gain, fire, pools, torch.int8), onto)
 
 
 def _project_example() -> tuple[Tensor, Tensor, Tensor, Tensor, float, float, Fire, int, bool]:
@@ -194,7 +190,7 @@ def _affine_composed(
 ) -> Tensor:  # fmt: skip
     """Whatever variant of `lif` runs."""
     x = _current(y, scale, shift, steps)
-    return _sum(_fired(lif, x, v, decay, gain, fire, pools, dtype), onto)
+    return summed(_fired(lif, x, v, decay, gain, fire, pools, dtype), onto)
 
 
 @project_lif.fast("composed", refuses=project_numba.overflows)

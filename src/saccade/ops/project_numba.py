@@ -45,8 +45,7 @@ def affine(
 ) -> Tensor:  # fmt: skip
     """See `saccade.ops.affine_lif`."""
     p = cell(decay, gain, fire)
-    s = fire_rows(y, learned(scale), learned(shift), p, steps, pools, dtype, v)
-    return s if onto is None else summed(s, onto)
+    return summed(fire_rows(y, learned(scale), learned(shift), p, steps, pools, dtype, v), onto)
 
 
 def project_refuses(
@@ -110,8 +109,7 @@ def project(
     if pools:
         full, s = s, fresh(T, B, pooled_side(h), pooled_side(w), N, dtype=torch.int8)
         run(kernels.pool, *(array(z.flatten(0, 1)) for z in (full, s)))
-    s = s.permute(0, 1, 4, 2, 3)
-    return s if onto is None else summed(s, onto)
+    return summed(s.permute(0, 1, 4, 2, 3), onto)
 
 
 def _laid(weight: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ def scan(
     p = cell(decay, gain, fire)
     parts = norm.weight, norm.bias, norm.offset
     s: Tensor = _NormFire.apply(y, *parts, affine, norm.training, p, steps, pools)  # type: ignore[no-untyped-call]
-    return s if onto is None else summed(s, onto)
+    return summed(s, onto)
 
 
 def fire(

@@ -89,15 +89,17 @@ def scan(
     if pools:
         pooled = max_pool2d(s.flatten(0, 1), 3, 2, 1)
         s = pooled.view(steps, -1, *pooled.shape[1:])
-    return s if onto is None else summed(s, onto)
+    return summed(s, onto)
 
 
-def summed(s: Tensor, onto: Tensor, whose: str = "the neuron") -> Tensor:
-    """onto + s.
+def summed(s: Tensor, onto: Tensor | None, whose: str = "the neuron") -> Tensor:
+    """onto + s; s where there is nothing to add it to.
 
     Raises:
         ValueError: where they are not of one shape: their sum would be a broadcast.
     """
+    if onto is None:
+        return s
     if s.shape != onto.shape:
         raise ValueError(
             f"got {list(s.shape)} from {whose}, expected the shape of what it is added to, "
