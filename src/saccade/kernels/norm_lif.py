@@ -9,14 +9,17 @@ from saccade.kernels.neuron import after, charged, emitted, fires, led, reset_sl
 
 @triton.jit
 def sums(y, partial, rows, C: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr):
-    """Of each channel: sum of (y - y_0) and of its square, over this program's share of rows."""
+    """Of each channel: sum of (y - y_0) and of its square, over this program's share of rows.
+
+    From the last row to the first: what the product wrote last is still in the cache.
+    """
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     channel = c < C
     shift = tl.load(y + c, channel, 0.0).to(tl.float32)[None, :]
     first = tl.zeros([BR, BC], tl.float32)
     second = tl.zeros([BR, BC], tl.float32)
     for tile in range(tl.program_id(0), tl.cdiv(rows, BR), tl.num_programs(0)):
-        r = tile * BR + tl.arange(0, BR)
+        r = (tl.cdiv(rows, BR) - 1 - tile) * BR + tl.arange(0, BR)
         inside = (r < rows)[:, None] & channel[None, :]
         at = r.to(tl.int64)[:, None] * C + c[None, :]
         d = tl.load(y + at, inside, 0.0).to(tl.float32) - shift
@@ -188,7 +191,7 @@ def back(
         inside = (r < rows)[:, None] & channel[None, :]
         at = r[:, None] * C + c[None, :]
         v = tl.full([BR, BC], rest, tl.float32)
-        hs, ys = (), ()
+        hs, ys, gs = (), (), ()
         y_t = tl.zeros([BR, BC], tl.float32)
         for t in tl.static_range(T):
             if t == 0 or not ONCE:
@@ -196,19 +199,22 @@ def back(
             h = charged(a * y_t + b, v, decay, gain, pull, POWERS)
             v = after(h, fires(h, theta, STRICT), theta, reset, HARD)
             hs, ys = hs + (h,), ys + (y_t,)
+        for t in tl.static_range(T):  # before the first store, which no load behind it may pass
+            at_t = t * tl.cast(rows, tl.int64) * C + at
+            gs = gs + (tl.load(grad_s + at_t, inside, 0.0),)
         carried = tl.zeros([BR, BC], tl.float32)
         summed = tl.zeros([BR, BC], tl.float32)
         for step in tl.static_range(T):
             h, y_t = hs[T - 1 - step], ys[T - 1 - step]
-            at_t = (T - 1 - step) * tl.cast(rows, tl.int64) * C + at
             d = slope(h, theta, alpha, KIND)
             keep = reset_slope(h, fires(h, theta, STRICT), d, theta, reset, HARD, DETACH)
-            g = tl.fma(carried, keep, d * tl.load(grad_s + at_t, inside, 0.0).to(tl.float32))
+            g = tl.fma(carried, keep, d * gs[T - 1 - step].to(tl.float32))
             carried = g * decay
             if ONCE:
                 summed += g
             elif APPLY:
                 g = tl.fma(scale, g, tl.fma(slant, y_t, level))
+                at_t = (T - 1 - step) * tl.cast(rows, tl.int64) * C + at
                 tl.store(out + at_t, g.to(out.dtype.element_ty), inside)
             else:
                 first += g
@@ -278,7 +284,7 @@ def back_pool(
         inside = ((r < rows) & (i < H) & (j < W))[:, None] & channel[None, :]
         at = square + ((PIXEL // 2) * W + PIXEL % 2) * C
         v = tl.full([BR, BC], rest, tl.float32)
-        hs, ys = (), ()
+        hs, ys, gs = (), (), ()
         y_t = tl.zeros([BR, BC], tl.float32)
         for t in tl.static_range(T):
             if t == 0 or not ONCE:
@@ -308,10 +314,11 @@ def back_pool(
             if ONCE:
                 summed += g
             else:
-                to = out + (T - 1 - step) * frames * H * W * C + at
-                tl.store(to, g.to(out.dtype.element_ty), inside)
+                gs = gs + (g.to(out.dtype.element_ty),)
                 first += g
                 second = tl.fma(g, y_t - mean, second)
+        for step in tl.static_range(0 if ONCE else T):  # at last: no load may pass a store
+            tl.store(out + (T - 1 - step) * frames * H * W * C + at, gs[step], inside)
         if ONCE:
             tl.store(out + at, summed.to(out.dtype.element_ty), inside)
             first += summed
