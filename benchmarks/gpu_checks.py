@@ -1,6 +1,6 @@
 """What has to hold on a GPU: exact spikes, gradients, flips, streams, torch.compile and export.
 
-python benchmarks/gpu_checks.py out.json
+python benchmarks/gpu_checks.py out.json [PART ...]   all parts, or those named
 """
 
 import copy
@@ -16,7 +16,7 @@ from saccade.attention.ssa import fire_mix
 from saccade.bench.models import settle
 from saccade.bench.timing import graphed
 from saccade.nn.folded import Folded
-from saccade.ops import Fire, Norm, affine_lif, convs, lif, norm_lif
+from saccade.ops import Fire, Norm, affine_lif, convs, lif, linear_lif, norm_lif
 from saccade.ops._packed import remember
 from saccade.ops._triton import channels_last
 from saccade.transform import fuse
@@ -100,6 +100,46 @@ def gradients() -> dict[str, float]:
         )
     errors["ssa"] = worst(*outs)
     return errors
+
+
+def linear() -> dict[str, float]:
+    """Norms from Gram matrices (`gram`) and from passes over currents (`passes`): q, k, v of 512.
+
+    Against the reference in float32 on the same rounded weights: the share of spikes that differ,
+    and the largest relative error of a gradient in the Euclidean norm.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.manual_seed(0)
+    shape = 4, 64, 14, 14, 512
+    rate = torch.rand(512, device=DEVICE)
+    x = torch.poisson(rate.expand(shape)).permute(0, 1, 4, 2, 3)
+    weights = [torch.randn(512, 512, 1, 1, device=DEVICE).bfloat16().float() / 16 for _ in "qkv"]
+    learned = [(torch.rand(512, device=DEVICE) + 0.5, rate - 0.2) for _ in "qkv"]
+    grads = [torch.randn(shape, device=DEVICE).bfloat16().permute(0, 1, 4, 2, 3) for _ in "qkv"]
+
+    def run(f, dtype: torch.dtype) -> tuple[list[torch.Tensor], ...]:
+        leaves, layers = [x.to(dtype).requires_grad_()], []
+        for w, affine in zip(weights, learned, strict=True):
+            own = [p.clone().requires_grad_() for p in (w, *affine)]
+            known = {"running_mean": rate * 0, "running_var": rate * 0 + 1}
+            layers += [own[0], Norm(weight=own[1], bias=own[2], training=True, **known)]
+            layers += [0.5, 0.5, Fire()]
+            leaves += own
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            s = f(leaves[0], 4, *layers)
+        return list(s), list(torch.autograd.grad(s, leaves, [g.to(dtype) for g in grads]))
+
+    gram, passes = (linear_lif.variants[name][0] for name in ("triton", "composed"))
+    spikes, want = run(linear_lif.reference, torch.float32)
+    result = {"spikes": float(torch.stack(spikes).mean())}
+    for name, f in (("gram", gram), ("passes", passes)):
+        for dtype in (torch.float32, torch.bfloat16):
+            got, found = run(f, dtype)
+            differ = [(g.float() != s).float().mean() for g, s in zip(got, spikes, strict=True)]
+            errors = [(g.float() - w).norm() / w.norm() for g, w in zip(found, want, strict=True)]
+            result[f"{name} {dtype}: spikes"] = float(torch.stack(differ).mean())
+            result[f"{name} {dtype}: gradients"] = float(torch.stack(errors).max())
+    return result
 
 
 def flips() -> dict[str, float]:
@@ -299,7 +339,8 @@ def compiled() -> dict[str, object]:
 
 if __name__ == "__main__":
     results = {}
-    for part in (exact_lif, gradients, flips, inference, streamed, compiled, attention_core):
+    parts = exact_lif, gradients, linear, flips, inference, streamed, compiled, attention_core
+    for part in [p for p in parts if p.__name__ in sys.argv[2:] or not sys.argv[2:]]:
         try:
             results[part.__name__] = part()
         except Exception as error:

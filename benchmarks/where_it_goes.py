@@ -22,13 +22,17 @@ GROUPS = {
     "convolution": ("xmma", "cudnn", "implicit", "nchwToNhwc", "nhwcToNchw", "sense"),
     "matrix product": ("nvjet", "gemm", "cutlass", "splitK"),
     "norm + neuron, forward": ("sums", "statistics", "fire", "pool"),
+    "norms by Gram matrices": ("gram", "covariance", "spread", "measure", "turn"),
     "norm + neuron, backward": ("back_pool", "back_norm", "back", "total"),
     "attention": ("pairs", "back_queries", "back_pairs"),
     "8-bit product + neuron": ("project",),
     "bits": ("unpack",),
     "optimiser": ("adam", "multi_tensor"),
 }
-EXACT = {"attention", "norm + neuron, forward", "norm + neuron, backward", "bits"}
+EXACT = {
+    "attention", "norm + neuron, forward", "norm + neuron, backward", "norms by Gram matrices",
+    "bits",
+}  # fmt: skip
 
 
 def group(kernel: str) -> str:
@@ -47,7 +51,20 @@ def counted(model: torch.nn.Module, x: torch.Tensor, *, train: bool) -> dict[str
 
     def hear(op, args, out) -> None:
         size = [t.numel() * t.element_size() for t in (*args, out) if torch.is_tensor(t)]
-        if op.name in ("conv", "convs") and not within():
+        if op.name == "linear_lif" and op.choose(*args) == "triton":
+            x, weights = args[0], args[2::5]
+            size, rows, K = x.element_size(), x.numel() // x.shape[2], x.shape[2]
+            inner, N = rows * K, sum(len(w) for w in weights)
+            for w, s in zip(weights, out, strict=True):
+                counts["matrix product"][0] += 6 * s.numel() * K
+                counts["matrix product"][1] += 3 * size * (inner + s.numel() + w.numel())
+                counts["norm + neuron, forward"][1] += size * s.numel() * (2 + 1 / 16)
+                counts["norm + neuron, backward"][1] += 3 * size * s.numel()
+            counts["matrix product"][0] += 2 * inner * K  # the input times a K x K matrix
+            counts["matrix product"][1] += size * 2 * inner
+            counts["norms by Gram matrices"][0] += inner * (K + 128) + 12 * N * K * K
+            counts["norms by Gram matrices"][1] += size * inner
+        elif op.name in ("conv", "convs") and not any(o.name == "convs" for o in within()):
             x, passes = args[0], 3 if train else 1
             weights, ys = (args[2:], out) if op.name == "convs" else (args[1:2], (out,))
             for w, y in zip(weights, ys, strict=True):

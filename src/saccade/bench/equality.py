@@ -1,6 +1,7 @@
 """No time without equality: a variant must give its op's example the values of the reference."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -44,7 +45,7 @@ def require_equal(op: Op, variant: str, device: torch.device) -> None:
         return
     fn, refuses = op.variants[variant]
     args = example_on(op, device)
-    with torch.enable_grad():
+    with torch.enable_grad(), _full_float32():
         if (why := refuses(*args)) is not None:
             raise Unequal(f"{op.name}: {variant!r} refuses the op's own example: {why}")
         got, want = (_run(f, args, op.learns) for f in (fn, op.reference))
@@ -55,6 +56,20 @@ def require_equal(op: Op, variant: str, device: torch.device) -> None:
                     f"{op.name}: {what} {i} of {variant!r} differ from the reference by "
                     f"{difference:.3g} on {device.type}, allowed {allowed:g}: it is not timed"
                 )
+
+
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    """Inside this block cuDNN and cuBLAS take float32 as it is: else references round, too."""
+    libraries: tuple[Any, ...] = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [library.allow_tf32 for library in libraries]
+    for library in libraries:
+        library.allow_tf32 = False
+    try:
+        yield
+    finally:
+        for library, allowed in zip(libraries, before, strict=True):
+            library.allow_tf32 = allowed
 
 
 def _run(fn: Callable[..., Any], args: tuple[Any, ...], learns: bool) -> dict[str, list[Tensor]]:

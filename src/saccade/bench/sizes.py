@@ -71,13 +71,23 @@ def _convs(m: _Maker) -> tuple[Any, ...]:
     return m.grid(m.spikes), 1, *(m.normal(C, C, 1, 1) / C**0.5 for _ in range(3))
 
 
-def _norm_lif(m: _Maker) -> tuple[Any, ...]:
-    C = m.size.C
-    ones, zeros = torch.ones(C, device=m.device), torch.zeros(C, device=m.device)
-    norm = Norm(
+def _norm(m: _Maker) -> Norm:
+    ones, zeros = torch.ones(m.size.C, device=m.device), torch.zeros(m.size.C, device=m.device)
+    return Norm(
         weight=ones, bias=zeros, running_mean=zeros.clone(), running_var=ones.clone(), training=True
     )
-    return m.grid(m.normal), norm, 0.5, 0.5, Fire(), m.size.T, False
+
+
+def _norm_lif(m: _Maker) -> tuple[Any, ...]:
+    return m.grid(m.normal), _norm(m), 0.5, 0.5, Fire(), m.size.T, False
+
+
+def _linear_lif(m: _Maker) -> tuple[Any, ...]:
+    C = m.size.C
+    layers: list[Any] = []
+    for _ in range(3):
+        layers += [m.normal(C, C, 1, 1) / C**0.5, _norm(m), 0.5, 0.5, Fire()]
+    return m.grid(m.spikes), m.size.T, *layers
 
 
 def _ssa(m: _Maker) -> tuple[Any, ...]:
@@ -119,6 +129,7 @@ MAKE: dict[str, Callable[[_Maker], tuple[Any, ...]]] = {
     "conv": _conv,
     "convs": _convs,
     "norm_lif": _norm_lif,
+    "linear_lif": _linear_lif,
     "affine_lif": _affine_lif,
     "project_lif": _project_lif,
     "sense_lif": _sense_lif,

@@ -32,7 +32,7 @@ def sums(y, partial, rows, C: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr):
 
 
 @triton.jit
-def _added(partial, c, channel, P, C: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr):
+def added(partial, c, channel, P, C: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr):
     """The two sums of channels c over all programs, in float64."""
     first = tl.zeros([BC], tl.float64)
     second = tl.zeros([BC], tl.float64)
@@ -53,11 +53,11 @@ def statistics(
     """Mean, 1/sd, and the norm as an affine map; moves the running statistics."""
     c = tl.program_id(0) * BC + tl.arange(0, BC)
     channel = c < C
-    first, second = _added(partial, c, channel, P, C, BP, BC)
+    first, second = added(partial, c, channel, P, C, BP, BC)
     off = first / n
     mean = tl.load(y + c, channel, 0.0).to(tl.float64) + off
     var = (second / n - off * off).to(tl.float32)
-    _settle(
+    settle(
         mean.to(tl.float32), var, correction, weight, bias, offset, running_mean, running_var, coef,
         momentum, eps, c, channel, OFFSET, C,
     )  # fmt: skip
@@ -68,7 +68,7 @@ def moments(y, partial, out, P, n, C: tl.constexpr, BP: tl.constexpr, BC: tl.con
     """Sums of this process, in float64: of y and of its square, [2, C], then of ones."""
     c = tl.program_id(0) * BC + tl.arange(0, BC)
     channel = c < C
-    first, second = _added(partial, c, channel, P, C, BP, BC)
+    first, second = added(partial, c, channel, P, C, BP, BC)
     shift = tl.load(y + c, channel, 0.0).to(tl.float64)
     tl.store(out + c, first + n * shift, channel)
     tl.store(out + C + c, second + 2 * shift * first + n * shift * shift, channel)
@@ -89,7 +89,7 @@ def joined_statistics(
     var = tl.maximum(var, 0.0).to(tl.float32)
     seen = count * shown
     correction = (seen / tl.maximum(seen - 1, 1.0)).to(tl.float32)
-    _settle(
+    settle(
         mean.to(tl.float32), var, correction, weight, bias, offset, running_mean, running_var, coef,
         momentum, eps, c, channel, OFFSET, C,
     )  # fmt: skip
@@ -97,7 +97,7 @@ def joined_statistics(
 
 
 @triton.jit
-def _settle(
+def settle(
     mean, var, correction, weight, bias, offset, running_mean, running_var, coef, momentum, eps, c,
     channel, OFFSET: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
@@ -129,12 +129,13 @@ def fire(
     y, coef, s, bits, held, onto, rows, rest, decay, gain, pull, theta, reset, alpha,
     HARD: tl.constexpr, STRICT: tl.constexpr, POWERS: tl.constexpr, T: tl.constexpr,
     ONCE: tl.constexpr,
-    BITS: tl.constexpr, TRAINS: tl.constexpr, C: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr,
+    BITS: tl.constexpr, TRAINS: tl.constexpr, C: tl.constexpr, ROW: tl.constexpr,
+    BR: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     """Norm as an affine map, and the neuron; TRAINS leaves all steps of a neuron in one word.
 
-    Membranes begin at rest, or in held where it is given: there they stay. Spikes are added to
-    onto, which lies as they do, where that is given.
+    Rows of y are ROW numbers apart. Membranes begin at rest, or in held where it is given: there
+    they stay. Spikes are added to onto, which lies as they do, where that is given.
     """
     r = (tl.program_id(0) * BR + tl.arange(0, BR)).to(tl.int64)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
@@ -143,6 +144,7 @@ def fire(
     inside8 = (r < rows)[:, None] & (c8 < C // 8)[None, :]
     a, b = _current(coef, c, c < C, gain, POWERS, C)
     at = r[:, None] * C + c[None, :]
+    at_y, step = r[:, None] * ROW + c[None, :], tl.cast(rows, tl.int64) * ROW
     at8 = r[:, None] * (C // 8) + c8[None, :]
     v = tl.full([BR, BC], rest, tl.float32)
     if held is not None:
@@ -151,8 +153,7 @@ def fire(
     train = tl.zeros([BR, BC], tl.int32)
     for t in tl.static_range(T):
         if t == 0 or not ONCE:
-            y_t = tl.load(y + t * tl.cast(rows, tl.int64) * C + at, inside, 0.0).to(tl.float32)
-            x = a * y_t + b
+            x = a * tl.load(y + t * step + at_y, inside, 0.0).to(tl.float32) + b
         h = charged(x, v, decay, gain, pull, POWERS)
         f = fires(h, theta, STRICT)
         v = after(h, f, theta, reset, HARD)
@@ -172,35 +173,40 @@ def fire(
 
 @triton.jit
 def back(
-    y, coef, sums, grad_s, out, rows, n, rest, decay, gain, pull, theta, reset, alpha,
+    y, coef, sums, grad_s, out, partial, rows, n, rest, decay, gain, pull, theta, reset, alpha,
     HARD: tl.constexpr, STRICT: tl.constexpr, POWERS: tl.constexpr, DETACH: tl.constexpr,
     KIND: tl.constexpr,
-    T: tl.constexpr, ONCE: tl.constexpr, APPLY: tl.constexpr, BATCH: tl.constexpr,
-    C: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr,
+    T: tl.constexpr, ONCE: tl.constexpr, LEAVES: tl.constexpr, BATCH: tl.constexpr,
+    C: tl.constexpr, ROW: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
-    """The gradient before the norm (APPLY), or the two sums of it that the norm needs first."""
+    """LEAVES the two "sums" that the norm needs first, or then the gradient "before" the norm.
+
+    Or the gradient "behind" the norm, and of its sums the first. Rows of y and of a gradient are
+    ROW numbers apart.
+    """
+    SUMS: tl.constexpr = LEAVES != "before"
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     channel = c < C
     a, b = _current(coef, c, channel, gain, POWERS, C)
-    mean, scale, slant, level = _before(coef, sums, c, channel, n, gain, APPLY and BATCH, C)
+    mean, scale, slant, level = _before(coef, sums, c, channel, n, gain, BATCH and not SUMS, C)
     first = tl.zeros([BR, BC], tl.float32)
     second = tl.zeros([BR, BC], tl.float32)
     tile = tl.program_id(0)
     while tile < tl.cdiv(rows, BR):
         r = (tile * BR + tl.arange(0, BR)).to(tl.int64)
         inside = (r < rows)[:, None] & channel[None, :]
-        at = r[:, None] * C + c[None, :]
+        at, step_y = r[:, None] * ROW + c[None, :], tl.cast(rows, tl.int64) * ROW
         v = tl.full([BR, BC], rest, tl.float32)
         hs, ys, gs = (), (), ()
         y_t = tl.zeros([BR, BC], tl.float32)
         for t in tl.static_range(T):
             if t == 0 or not ONCE:
-                y_t = tl.load(y + t * tl.cast(rows, tl.int64) * C + at, inside, 0.0).to(tl.float32)
+                y_t = tl.load(y + t * step_y + at, inside, 0.0).to(tl.float32)
             h = charged(a * y_t + b, v, decay, gain, pull, POWERS)
             v = after(h, fires(h, theta, STRICT), theta, reset, HARD)
             hs, ys = hs + (h,), ys + (y_t,)
         for t in tl.static_range(T):  # before the first store, which no load behind it may pass
-            at_t = t * tl.cast(rows, tl.int64) * C + at
+            at_t = (t * tl.cast(rows, tl.int64) + r)[:, None] * C + c[None, :]
             gs = gs + (tl.load(grad_s + at_t, inside, 0.0),)
         carried = tl.zeros([BR, BC], tl.float32)
         summed = tl.zeros([BR, BC], tl.float32)
@@ -212,23 +218,27 @@ def back(
             carried = g * decay
             if ONCE:
                 summed += g
-            elif APPLY:
-                g = tl.fma(scale, g, tl.fma(slant, y_t, level))
-                at_t = (T - 1 - step) * tl.cast(rows, tl.int64) * C + at
-                tl.store(out + at_t, g.to(out.dtype.element_ty), inside)
             else:
-                first += g
-                second = tl.fma(g, y_t - mean, second)
+                if SUMS:
+                    first += g
+                if LEAVES == "sums":
+                    second = tl.fma(g, y_t - mean, second)
+                elif LEAVES == "before":
+                    g = tl.fma(scale, g, tl.fma(slant, y_t, level))
+                if LEAVES != "sums":
+                    to = out + (T - 1 - step) * step_y + at
+                    tl.store(to, g.to(out.dtype.element_ty), inside)
         if ONCE:
-            if APPLY:
+            tl.static_assert(LEAVES != "behind", "of a picture that is shown T times")
+            if not SUMS:
                 g = tl.fma(scale, summed, T * tl.fma(slant, y_t, level))
                 tl.store(out + at, g.to(out.dtype.element_ty), inside)
             else:
                 first += summed
                 second = tl.fma(summed, y_t - mean, second)
         tile += tl.num_programs(0)
-    if not APPLY:
-        _leave(out, first, second, gain, c, channel, C)
+    if SUMS:
+        _leave(partial, first, second, gain, c, channel, C)
 
 
 @triton.jit
@@ -349,7 +359,7 @@ def back_norm(
 def total(partial, coef, sums, P, C: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr):
     """Both sums over all programs, [2 C], and behind them the gradient of the norm's weight."""
     c = tl.program_id(0) * BC + tl.arange(0, BC)
-    first, second = _added(partial, c, c < C, P, C, BP, BC)
+    first, second = added(partial, c, c < C, P, C, BP, BC)
     tl.store(sums + c, first.to(tl.float32), c < C)
     tl.store(sums + C + c, second.to(tl.float32), c < C)
     rstd = tl.load(coef + C + c, c < C, 0.0)

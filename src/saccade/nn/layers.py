@@ -1,6 +1,7 @@
 """Layers on [T B C H W]: each step of each sample is a frame, time meets only in the neurons."""
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import ClassVar, cast
 
 from jaxtyping import Float, Real
@@ -10,7 +11,7 @@ from torch.nn.functional import max_pool2d
 from saccade._registry import Part, Registry
 from saccade.nn.joined import JoinedNorm
 from saccade.nn.neurons import WATCHED, is_watched, make_neuron
-from saccade.ops import Norm, conv, convs, norm_lif, summed
+from saccade.ops import Norm, conv, linear_lif, norm_lif, summed
 
 MLPS: Registry[type[nn.Module]] = Registry("mlp")
 
@@ -62,19 +63,18 @@ def added(onto: Tensor | None, branch: nn.Module, x: Tensor) -> Tensor:
 
 
 def project(projections: Sequence[nn.Module], x: Real[Tensor, "T B C H W"]) -> list[Tensor]:
-    """Spikes of several projections of one input.
+    """Spikes of several linear projections of one input, or of one.
 
-    Where all run fused their convolutions are one operation, in whose products the gradients of
-    the input are added up.
+    Where all run fused they are one operation (`saccade.ops.linear_lif`), which may share among
+    them what it has to know of the input.
     """
     plain = [p for p in projections if type(p) is Projection and not is_watched(p)]
-    fused = [p for p in plain if p.apart() is None]
-    sizes = {(p.conv.in_channels, p.conv.kernel_size, p.conv.stride) for p in fused}
-    if len(fused) < len(projections) or len(sizes) > 1:
+    fused = [p for p in plain if p.is_linear() and p.apart() is None]
+    if len(fused) < len(projections):
         return [p(x) for p in projections]
     check_maps(x, fused[0].conv.in_channels)
-    ys = convs(once(x), fused[0].conv.stride[0], *(p.conv.weight for p in fused))
-    return [p(x, None, y) for p, y in zip(fused, ys, strict=True)]
+    layers = ((p.conv.weight, p._norm(), *p.neuron.charge(), p.neuron.fire) for p in fused)
+    return list(linear_lif(once(x), len(x), *chain.from_iterable(layers)))
 
 
 def once(x: Tensor) -> Tensor:
@@ -119,22 +119,17 @@ class Projection(nn.Module):
         self.pools = pools
 
     def forward(
-        self,
-        x: Float[Tensor, "T B C H W"],
-        onto: Tensor | None = None,
-        y: Float[Tensor, "t B D i j"] | None = None,
+        self, x: Float[Tensor, "T B C H W"], onto: Tensor | None = None
     ) -> Float[Tensor, "T B D h w"]:
         """Project channels; time and batch stay, and the grid unless it strides or pools.
 
         Args:
             x: integers or reals.
             onto: what the spikes are added to, of their shape; None leaves them.
-            y: what the convolution gives, where that is known already and the parts run fused;
-                one step (t = 1) stands for T equal ones.
         """
         check_maps(x, self.conv.in_channels)
-        if y is not None or self.apart() is None:
-            y = conv(once(x), self.conv.weight, self.conv.stride[0]) if y is None else y
+        if self.apart() is None:
+            y = conv(once(x), self.conv.weight, self.conv.stride[0])
             cell = *self.neuron.charge(), self.neuron.fire
             fused: Tensor = norm_lif(y, self._norm(), *cell, len(x), self.pools, onto)
             return fused
@@ -142,6 +137,10 @@ class Projection(nn.Module):
         if self.pools:
             spikes = per_frame(lambda frames: max_pool2d(frames, 3, 2, 1), spikes)
         return summed(spikes, onto)
+
+    def is_linear(self) -> bool:
+        """Whether it maps every place by itself: no taps, no stride, no pool."""
+        return self.conv.kernel_size == self.conv.stride == (1, 1) and not self.pools
 
     def apart(self) -> str | None:
         """Why the parts run one by one, or None where they run fused."""
@@ -220,7 +219,8 @@ class MLP(nn.Module):
         self, x: Real[Tensor, "T B C H W"], onto: Tensor | None = None
     ) -> Real[Tensor, "T B D H W"]:
         """Spikes in, spikes out; or their sum with `onto`."""
-        return added(onto, self.fc2, self.between(self.fc1(x)))
+        (hidden,) = project((self.fc1,), x)
+        return added(onto, self.fc2, self.between(hidden))
 
 
 class Head(nn.Module):

@@ -10,6 +10,7 @@ from saccade.ops.conv import conv as conv
 from saccade.ops.conv import convs as convs
 from saccade.ops.lif import Fire as Fire
 from saccade.ops.lif import lif as lif
+from saccade.ops.linear_lif import linear_lif as linear_lif
 from saccade.ops.lrf import causal_mix as causal_mix
 from saccade.ops.lrf import fft_convolve as fft_convolve
 from saccade.ops.lrf import token_scan as token_scan

@@ -40,6 +40,7 @@ class Op:
     dense: Callable[[tuple[Any, ...]], float] | None = None
     learns: bool = True
     variants: dict[str, tuple[Fn, Refusal]] = field(default_factory=dict)
+    slower: dict[str, Refusal] = field(default_factory=dict)
     tolerances: dict[str, float] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
 
@@ -48,12 +49,20 @@ class Op:
             raise ValueError(f"op {self.name!r} is already registered")
         OPS[self.name] = self
 
-    def fast(self, name: str, *, refuses: Refusal, tolerance: float = 0.0) -> Callable[[Fn], Fn]:
+    def fast(
+        self,
+        name: str,
+        *,
+        refuses: Refusal,
+        slower: Refusal | None = None,
+        tolerance: float = 0.0,
+    ) -> Callable[[Fn], Fn]:
         """Register a variant, tried in order of registration.
 
         Args:
             name: of the variant.
             refuses: see `Refusal`.
+            slower: of what it can run, says why the variants behind it are faster there.
             tolerance: the largest |variant - reference| / max(1, |reference|) on the example; 0,
                 as for whatever sums spikes, means bit-equal values. Variants of real-valued ops
                 that sum in another order, such as an FFT, declare what they keep.
@@ -61,6 +70,8 @@ class Op:
 
         def add(fn: Fn) -> Fn:
             self.variants[name], self.tolerances[name] = (fn, refuses), tolerance
+            if slower is not None:
+                self.slower[name] = slower
             return fn
 
         return add
@@ -73,8 +84,8 @@ class Op:
         """What a call with these arguments would do: variant -> "runs", or why it does not."""
         verdicts = dict(self.absent)
         runs = "reference" if _REFERENCE_ONLY.get() else ""
-        for name, (_, refuses) in self.variants.items():
-            why = "inside reference_only()" if runs == "reference" else refuses(*args)
+        for name in self.variants:
+            why = "inside reference_only()" if runs == "reference" else self._passes(name, args)
             if why is None and runs:
                 why = f"{runs!r} comes first"
             runs = runs or (name if why is None else "")
@@ -85,10 +96,16 @@ class Op:
     def choose(self, *args: Any) -> str:
         """Name of the variant that a call with these arguments would run."""
         if torch.compiler.is_compiling() or not _REFERENCE_ONLY.get():
-            for name, (_, refuses) in self.variants.items():
-                if refuses(*args) is None:
+            for name in self.variants:
+                if self._passes(name, args) is None:
                     return name
         return "reference"
+
+    def _passes(self, name: str, args: tuple[Any, ...]) -> str | None:
+        """Why a variant leaves a call to those behind it."""
+        why = self.variants[name][1](*args)
+        slower = self.slower.get(name)
+        return slower(*args) if why is None and slower is not None else why
 
     def __call__(self, *args: Any) -> Any:
         name = self.choose(*args)

@@ -208,6 +208,12 @@ def multiprocessors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
+@cache
+def cache_size(device: torch.device) -> int:
+    """Bytes of a GPU's last cache."""
+    return int(torch.cuda.get_device_properties(device).L2_cache_size)
+
+
 def tiles(n: int, size: int) -> int:
     """How many tiles of a size cover n."""
     return -(-n // size)

@@ -11,7 +11,7 @@ from saccade.ops._triton import FLAGS, launch, multiprocessors, operator, power_
 from saccade.ops._triton import refuses as no_kernel
 from saccade.ops.lif.constants import constants, fire_of, scalars
 from saccade.ops.lif.reference import Fire
-from saccade.ops.norm_lif.triton import (
+from saccade.ops.norm_lif.passes import (
     channels_last_memory,
     elsewhere,
     fire_steps,

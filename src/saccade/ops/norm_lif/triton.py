@@ -15,31 +15,33 @@ import torch
 from torch import Tensor
 
 from saccade.kernels import norm_lif as kernels
-from saccade.kernels import pool as pool_kernels
 from saccade.ops._packed import remember
-from saccade.ops._triton import (
-    FLAGS,
-    Kernels,
-    channels_last,
-    function,
-    launch,
-    multiprocessors,
-    operator,
-    power_of_two,
-    tiles,
-)
+from saccade.ops._triton import Kernels, channels_last, function, launch, operator, tiles
 from saccade.ops._triton import refuses as no_kernel
 from saccade.ops.lif.constants import constants, fire_of, scalars
 from saccade.ops.lif.reference import Fire
 from saccade.ops.norm_lif.joined import Join
+from saccade.ops.norm_lif.passes import (
+    TALL,
+    Pass,
+    back_sums,
+    channels_last_memory,
+    elsewhere,
+    fire_steps,
+    fire_tile,
+    no_neuron,
+    pool,
+    pooled_side,
+    programs,
+    sizes,
+    sums_of,
+    total,
+    word,
+)
 from saccade.ops.norm_lif.reference import Norm
 
 REGISTERS = 128
 """Of a thread that goes back through a pool, at most: four programs at a time, not three."""
-Pass = dict[str, Any]
-"""Keyword arguments of a kernel."""
-TALL = (256, 8)
-"""Partial sums and channels that are added up at once."""
 
 
 def refuses(
@@ -53,59 +55,11 @@ def refuses(
     onto: Tensor | None = None,
 ) -> str | None:
     """Constants only, channels last in memory, and 8 | C."""
-    if isinstance(decay, Tensor) or isinstance(gain, Tensor):
-        return "decay and gain are learned here"
-    if fire.detach_membrane:
-        return "detach_membrane has no kernel"
-    if y.shape[2] % 8:
-        return f"8 does not divide its {y.shape[2]} channels"
+    if (why := no_neuron(decay, gain, fire, y.shape[2])) is not None:
+        return why
     if not y.permute(0, 1, 3, 4, 2).is_contiguous():
         return "the currents are not channels-last in memory"
     return elsewhere(onto, (steps, *y.shape[1:]), y.dtype, pools) or no_kernel(y, steps)
-
-
-def elsewhere(
-    onto: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, pools: bool
-) -> str | None:
-    """Why a kernel cannot add its spikes to `onto` as it fires them."""
-    if onto is None:
-        return None
-    if pools:
-        return "its spikes are pooled before they are added"
-    if onto.shape != shape or onto.dtype != dtype:
-        return f"spikes {list(shape)} of {dtype} are added to {list(onto.shape)} of {onto.dtype}"
-    if not onto.permute(0, 1, 3, 4, 2).is_contiguous():
-        return "what the spikes are added to is not channels-last in memory"
-    return None
-
-
-def fire_tile(C: int, steps: int, elements: int = 1024) -> tuple[int, int]:
-    """Rows and channels of a program's tile; less of it where more steps stay in registers."""
-    least_waste = min((128, 64), key=lambda n: tiles(C, n) * n)
-    columns = least_waste if C >= 64 else power_of_two(C)
-    elements = elements if steps <= 4 else max(256, 4 * elements // power_of_two(steps))
-    return max(1, elements // columns), columns
-
-
-def _programs(rows: int, BR: int, columns: int, device: torch.device, at_once: int = 4) -> int:
-    """Of each column, as many as leave partial sums at the same time."""
-    return max(1, min(tiles(rows, BR), at_once * multiprocessors(device) // columns))
-
-
-def _shape(y: Tensor) -> tuple[int, int]:
-    """Rows of a step, and channels."""
-    return y.shape[1] * y.shape[3] * y.shape[4], y.shape[2]
-
-
-def pooled_side(side: int) -> int:
-    """Of a side behind the max-pool."""
-    return (side - 1) // 2 + 1
-
-
-def channels_last_memory(y: Tensor, *shape: int, dtype: torch.dtype) -> Tensor:
-    """Memory for [T B C H W] of this shape."""
-    T, B, C, H, W = shape
-    return torch.empty(T, B, H, W, C, dtype=dtype, device=y.device).permute(0, 1, 4, 2, 3)
 
 
 @operator("norm_statistics", mutates=("running_mean", "running_var"))
@@ -114,7 +68,7 @@ def _measure(
     running_var: Tensor, momentum: float, eps: float, steps: int,
 ) -> Tensor:  # fmt: skip
     """Coefficients [4, C]: mean, 1/sd, and the norm as a y + b."""
-    (rows, C), partial = _shape(y), _sums(y)
+    (rows, C), partial = sizes(y), sums_of(y)
     coef = torch.empty(4, C, device=y.device)
     seen = steps * rows
     launch(
@@ -125,20 +79,9 @@ def _measure(
     return coef
 
 
-def _sums(y: Tensor) -> Tensor:
-    """Of each channel, shifted by its first value, and of its square: partial ones [P, 2, C]."""
-    (rows, C), frames = _shape(y), len(y)
-    BR, BC = fire_tile(C, 1, 4096)
-    P = _programs(frames * rows, BR, tiles(C, BC), y.device)
-    partial = torch.empty(P, 2, C, device=y.device)
-    grid = P, tiles(C, BC)
-    launch(kernels.sums, grid, y, partial, frames * rows, C=C, BR=BR, BC=BC, num_warps=8)
-    return partial
-
-
 def _measure_joined(y: Tensor, norm: Norm, steps: int, join: Join) -> Tensor:
     """As `_measure`, over all processes; and [1, C], the share of this one in what they saw."""
-    (rows, C), partial = _shape(y), _sums(y)
+    (rows, C), partial = sizes(y), sums_of(y)
     n, grid = len(y) * rows, (tiles(C, TALL[1]),)
     sums = torch.empty(2 * C + 1, dtype=torch.float64, device=y.device)
     launch(kernels.moments, grid, y, partial, sums, len(partial), n, C=C, BP=TALL[0], BC=TALL[1])
@@ -179,39 +122,6 @@ def _run(
     return s, bits, code
 
 
-def fire_steps(
-    y: Tensor, coef: Tensor, s: Tensor, bits: Tensor, rest: float, steps: int, neuron: Pass, *,
-    keeps: bool = False, trains: bool = False, held: Tensor | None = None,
-    onto: Tensor | None = None,
-) -> None:  # fmt: skip
-    """Spikes of the current coef[2] y + coef[3] to `s`; or their trains, [1 B C H W] words.
-
-    Membranes begin at rest, or in `held` [B C H W], where they stay. Spikes are added to `onto`.
-    """
-    rows, C = _shape(y)
-    BR, BC = fire_tile(C, steps)
-    launch(
-        kernels.fire, (tiles(rows, BR), tiles(C, BC)), y, coef, s, bits, held, onto, rows, rest,
-        T=steps, ONCE=len(y) < steps, BITS=keeps, TRAINS=trains, C=C, BR=BR, BC=BC, **neuron,
-        **FLAGS,
-    )  # fmt: skip
-
-
-def pool(trains: Tensor, s: Tensor, code: Tensor, bits: Tensor, *, keeps: bool = False) -> None:
-    """The 3x3 max-pool of stride 2 of trains [1 B C H W] to spikes [T B C h w]."""
-    (T, B, C, h, w), (H, W) = s.shape, trains.shape[3:]
-    BR, BC = fire_tile(C, T if keeps else 1)
-    launch(
-        pool_kernels.pool, (tiles(B * h * w, BR), tiles(C, BC)), trains, s, code, bits, B * h * w,
-        H, W, h, w, T=T, KEEPS=keeps, C=C, BR=BR, BC=BC,
-    )  # fmt: skip
-
-
-def word(steps: int) -> torch.dtype:
-    """The smallest integers that have a bit for each step."""
-    return torch.uint8 if steps <= 8 else torch.int16 if steps <= 16 else torch.int32
-
-
 @operator("norm_fire_backward")
 def _run_back(
     y: Tensor, coef: Tensor, grad_s: Tensor, code: Tensor, batch: bool, steps: int, pools: bool,
@@ -241,18 +151,16 @@ def _back_plain(
     neuron: Pass, join: Join | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Find the gradient twice: for its sums, then to write it."""
-    (rows, C), grad_y = _shape(y), torch.empty_like(y)
+    (rows, C), grad_y = sizes(y), torch.empty_like(y)
+    sums = torch.empty(3, C, device=y.device)
+    total(back_sums(y, coef, grad_s, None, steps, rest, neuron), coef, sums)
+    means = _joined(sums, coef, join)
     BR, BC = fire_tile(C, steps, 512)
-    columns = tiles(C, BC)
-    P = _programs(rows, BR, columns, y.device, at_once=8)
-    partial, sums = torch.empty(P, 2, C, device=y.device), torch.empty(3, C, device=y.device)
-    sizes = rows, steps * rows, rest
-    how = neuron | {"T": steps, "ONCE": len(y) < steps, "BATCH": batch, "C": C, "BR": BR, "BC": BC}
-    given = y, coef, sums, grad_s, partial, *sizes
-    launch(kernels.back, (P, columns), *given, APPLY=False, num_warps=2, **how)
-    _total(partial, coef, sums)
-    means, grid = _joined(sums, coef, join), (tiles(rows, BR), columns)
-    launch(kernels.back, grid, y, coef, means, grad_s, grad_y, *sizes, APPLY=True, **how)
+    launch(
+        kernels.back, (tiles(rows, BR), tiles(C, BC)), y, coef, means, grad_s, grad_y, None, rows,
+        steps * rows, rest, T=steps, ONCE=len(y) < steps, LEAVES="before", BATCH=batch, C=C, ROW=C,
+        BR=BR, BC=BC, **neuron,
+    )  # fmt: skip
     return grad_y, sums
 
 
@@ -261,17 +169,17 @@ def _back_pooled(
     neuron: Pass, join: Join | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Finding it through the max-pool is dear: write it behind the norm, then correct it."""
-    (rows, C), (H, W), (h, w) = _shape(y), y.shape[3:], grad_s.shape[3:]
+    (rows, C), (H, W), (h, w) = sizes(y), y.shape[3:], grad_s.shape[3:]
     squares, grad_y = y.shape[1] * h * w, torch.empty_like(y)
     BR, BC = fire_tile(C, steps)
     columns = tiles(C, BC)
-    P = _programs(squares, BR, columns, y.device)
+    P = programs(squares, BR, columns, y.device)
     partial, sums = torch.empty(4, P, 2, C, device=y.device), torch.empty(3, C, device=y.device)
     how = neuron | {"T": steps, "ONCE": len(y) < steps, "C": C, "BR": BR, "BC": BC}
     for pixel in range(4):
         given = y, coef, grad_s, code, grad_y, partial[pixel], squares, H, W, h, w, rest
         launch(kernels.back_pool, (P, columns), *given, PIXEL=pixel, maxnreg=REGISTERS, **how)
-    _total(partial.flatten(0, 1), coef, sums)
+    total(partial.flatten(0, 1), coef, sums)
     pixels, n = len(y) * rows, steps * rows
     launch(
         kernels.back_norm, (tiles(pixels, BR), columns), grad_y, y, coef,
@@ -279,13 +187,6 @@ def _back_pooled(
         BC=BC,
     )  # fmt: skip
     return grad_y, sums
-
-
-def _total(partial: Tensor, coef: Tensor, sums: Tensor) -> None:
-    """Add up partial sums [P, 2, C]."""
-    C = sums.shape[1]
-    grid = (tiles(C, TALL[1]),)
-    launch(kernels.total, grid, partial, coef, sums, len(partial), C=C, BP=TALL[0], BC=TALL[1])
 
 
 def _joined(sums: Tensor, coef: Tensor, join: Join | None) -> Tensor:
