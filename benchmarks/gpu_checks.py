@@ -142,6 +142,35 @@ def linear() -> dict[str, float]:
     return result
 
 
+def learning(steps: int = 100) -> dict[str, list[float]]:
+    """Losses of Spikformer-4-384 on noisy pictures of ten classes, with each kind of norm.
+
+    The first five, the mean of the last ten, and the share of new pictures that are right.
+    """
+    refused, result = linear_lif.slower["triton"], {}
+    for name, slower in (("gram", lambda *args: None), ("passes", lambda *args: "not here")):
+        linear_lif.slower["triton"] = slower
+        torch.manual_seed(0)
+        model = saccade.create_model("spikformer_4_384").to(DEVICE)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, fused=True)
+        templates, losses = torch.randn(10, 3, 32, 32, device=DEVICE), []
+        for step in range(steps + 1):
+            y = torch.randint(10, (256,), device=DEVICE)
+            x = templates[y] / 2 + torch.randn(256, 3, 32, 32, device=DEVICE)
+            with torch.autocast(DEVICE, torch.bfloat16):
+                logits = model(x)
+                loss = torch.nn.functional.cross_entropy(logits, y)
+            if step < steps:
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                losses.append(float(loss))
+        right = float((logits.argmax(1) == y).float().mean())
+        result[name] = [*losses[:5], sum(losses[-10:]) / 10, right]
+    linear_lif.slower["triton"] = refused
+    return result
+
+
 def flips() -> dict[str, float]:
     """Share of spikes that differ between the bf16 kernel and float32 arithmetic on its inputs."""
     y = torch.randn(4, 64, 28, 28, 512, device=DEVICE).bfloat16().permute(0, 1, 4, 2, 3)
@@ -339,7 +368,9 @@ def compiled() -> dict[str, object]:
 
 if __name__ == "__main__":
     results = {}
-    parts = exact_lif, gradients, linear, flips, inference, streamed, compiled, attention_core
+    parts = (
+        exact_lif, gradients, linear, learning, flips, inference, streamed, compiled, attention_core,
+    )  # fmt: skip
     for part in [p for p in parts if p.__name__ in sys.argv[2:] or not sys.argv[2:]]:
         try:
             results[part.__name__] = part()

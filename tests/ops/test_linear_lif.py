@@ -1,6 +1,6 @@
 """Linear layers whose norms know the Gram matrix of their input, through Triton's interpreter.
 
-Inputs are whole numbers and weights lie on a grid, so currents are exact and spikes must be equal bit
+Inputs are whole numbers and weights lie on a grid, so currents are exact and spikes are equal bit
 by bit.
 """
 

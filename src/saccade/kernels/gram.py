@@ -127,7 +127,7 @@ def turn(
 ):  # fmt: skip
     """From g^T x of the gradient g behind the norm to the gradient of W, and two matrices; K <= BK.
 
-    The first sums of partial [P, 2, C] are of g; sums [3, C] are left as `total` leaves them. The
+    The first sums of partial [P, 2, C] are of g; sums [4, C] are left as `total` leaves them. The
     gradient of x is g `passed` + x W^T `turned` [C, WIDE], of which the column K stands for a row
     that is the same for all places, and what is behind it for nothing.
     """
@@ -145,6 +145,7 @@ def turn(
     tl.store(sums + c, first, channel)
     tl.store(sums + C + c, second, channel)
     tl.store(sums + 2 * C + c, second * rstd, channel)
+    tl.store(sums + 3 * C + c, tl.zeros([BC], tl.float32), channel)
     slant = -a * rstd * rstd * second / M
     level = -a * first / M - slant * mean
     g = a[:, None] * p + (M * slant)[:, None] * tl.load(spread + at, inside, 0.0)

@@ -357,10 +357,14 @@ def back_norm(
 
 @triton.jit
 def total(partial, coef, sums, P, C: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr):
-    """Both sums over all programs, [2 C], and behind them the gradient of the norm's weight."""
+    """Both sums over all programs, [2 C]; then the gradient of the norm's weight, and zeros.
+
+    A batch's own mean takes an offset of its currents away: zeros are the gradient of one.
+    """
     c = tl.program_id(0) * BC + tl.arange(0, BC)
     first, second = added(partial, c, c < C, P, C, BP, BC)
     tl.store(sums + c, first.to(tl.float32), c < C)
     tl.store(sums + C + c, second.to(tl.float32), c < C)
     rstd = tl.load(coef + C + c, c < C, 0.0)
     tl.store(sums + 2 * C + c, second.to(tl.float32) * rstd, c < C)
+    tl.store(sums + 3 * C + c, tl.zeros([BC], tl.float32), c < C)

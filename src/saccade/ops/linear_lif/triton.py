@@ -89,7 +89,7 @@ def linear_lif(x: Tensor, steps: int, *layers: Any) -> tuple[Tensor, ...]:
     bits, dtype, each = bits_of(x) if torch.is_grad_enabled() else None, _dtype(x), apart(layers)
     learned: list[Tensor | None] = []
     for n in each:
-        learned += [n.weight.to(dtype), n.norm.weight, n.norm.bias, n.norm.offset]
+        learned += [n.weight, n.norm.weight, n.norm.bias, n.norm.offset]
     keeps = torch.is_grad_enabled() and any(p is not None and p.requires_grad for p in learned)
     outs: tuple[Tensor, ...] = _Linear.apply(x.to(dtype), bits, keeps, each, *learned)  # type: ignore[no-untyped-call]
     spikes, kept = outs[: len(each)], outs[len(each) :]
@@ -104,7 +104,7 @@ class _Linear(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, bits: Tensor | None, keeps: bool, each: list[Layer], *learned: Any
     ) -> tuple[Tensor, ...]:
-        flat, weight = _rows(x), _stacked(learned[::4])
+        flat, weight = _rows(x), _stacked(learned[::4]).to(x.dtype)
         T, B, H, W, _ = _last(x).shape
         y = _first((flat @ weight.T).view(T, B, H, W, -1))
         mean, cov = _moments(flat)
@@ -122,7 +122,7 @@ class _Linear(torch.autograd.Function):
             fire_steps(y[:, :, own], coefs[-1], s, b, *how, keeps=keeps, row=N)
             spikes, kept = [*spikes, s], [*kept, b]
         ctx.save_for_backward(x if bits is None else bits, weight, y, mean, spread, *coefs)
-        ctx.packed, ctx.each = bits is not None, each
+        ctx.packed, ctx.each, ctx.dtype = bits is not None, each, learned[0].dtype
         ctx.set_materialize_grads(False)  # bits have none
         return *spikes, *kept
 
@@ -138,13 +138,14 @@ class _Linear(torch.autograd.Function):
             for n, own, coef, grad in zip(each, places, coefs, grads[: len(each)], strict=True)
         ]
         g = g.flatten(0, 3)
-        product, grad_w = _exact_product(g.T, flat), torch.empty_like(weight)
+        product = _exact_product(g.T, flat)
+        grad_w = torch.empty_like(weight, dtype=ctx.dtype)
         passed, turned = torch.empty_like(weight), weight.new_empty(len(weight), len(mean) + WIDER)
         learned: list[Tensor | None] = []
         for n, own, coef, p in zip(each, places, coefs, partial, strict=True):
             known = weight[own], spread[own], mean, coef, product[own], p
             sums = _turn(*known, grad_w[own], passed[own], turned[own], len(flat), n.gain)
-            of_offset = None if n.norm.offset is None else torch.zeros_like(sums[0])
+            of_offset = None if n.norm.offset is None else sums[3]
             learned += [grad_w[own, :, None, None], sums[2], sums[0], of_offset]
         grad_x = None
         if ctx.needs_input_grad[0]:
@@ -242,9 +243,9 @@ def _turn(
     weight: Tensor, spread: Tensor, mean: Tensor, coef: Tensor, product: Tensor, partial: Tensor,
     grad: Tensor, passed: Tensor, turned: Tensor, M: int, gain: Any,
 ) -> Tensor:  # fmt: skip
-    """See `kernels.turn`; the sums [3, D]."""
+    """See `kernels.turn`; the sums [4, D]."""
     D, K = weight.shape
-    sums, tile = torch.empty(3, D, device=weight.device), _row_tile(K)
+    sums, tile = torch.empty(4, D, device=weight.device), _row_tile(K)
     launch(
         kernels.turn, (tiles(D, tile["BC"]),), weight, spread, mean, coef, product, partial, sums,
         grad, passed, turned, len(partial), M, gain, C=D, WIDE=turned.shape[1], BP=TALL[0], **tile,

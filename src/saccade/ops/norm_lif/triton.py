@@ -128,7 +128,7 @@ def _run_back(
     decay: float, gain: float, v_threshold: float, v_reset: float | None,
     v_rest: float, strict: bool, detach_reset: bool, surrogate: str, alpha: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Gradients of y, and [3, C]: sums, the first the gradient of the bias; then the weight's."""
+    """Gradients of y, and [4, C]: sums, of which the first is the bias's; the weight's; zeros."""
     p = decay, gain, v_threshold, v_reset, v_rest, strict, detach_reset, surrogate, alpha
     return _back(y, coef, grad_s, code, batch, steps, pools, p, None)
 
@@ -152,7 +152,7 @@ def _back_plain(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Find the gradient twice: for its sums, then to write it."""
     (rows, C), grad_y = sizes(y), torch.empty_like(y)
-    sums = torch.empty(3, C, device=y.device)
+    sums = torch.empty(4, C, device=y.device)
     total(back_sums(y, coef, grad_s, None, steps, rest, neuron), coef, sums)
     means = _joined(sums, coef, join)
     BR, BC = fire_tile(C, steps, 512)
@@ -174,7 +174,7 @@ def _back_pooled(
     BR, BC = fire_tile(C, steps)
     columns = tiles(C, BC)
     P = programs(squares, BR, columns, y.device)
-    partial, sums = torch.empty(4, P, 2, C, device=y.device), torch.empty(3, C, device=y.device)
+    partial, sums = torch.empty(4, P, 2, C, device=y.device), torch.empty(4, C, device=y.device)
     how = neuron | {"T": steps, "ONCE": len(y) < steps, "C": C, "BR": BR, "BC": BC}
     for pixel in range(4):
         given = y, coef, grad_s, code, grad_y, partial[pixel], squares, H, W, h, w, rest
@@ -210,16 +210,15 @@ def _differentiate(ctx: Any, grad_s: Tensor, *_: Any) -> tuple[Tensor | None, ..
     grad_y, sums = _run_back(
         y, coef, channels_last(grad_s), code, ctx.batch, ctx.steps, ctx.pools, *ctx.constants
     )
-    grad_offset = sums[0] * (0.0 if ctx.batch else coef[2]) if ctx.offset else None
-    return _grads(ctx, grad_y, sums, grad_offset, grad_s)
+    return _grads(ctx, grad_y, sums, sums[3] if ctx.batch else sums[0] * coef[2], grad_s)
 
 
 def _grads(
-    ctx: Any, grad_y: Tensor, sums: Tensor, grad_offset: Tensor | None, grad_s: Tensor
+    ctx: Any, grad_y: Tensor, sums: Tensor, grad_offset: Tensor, grad_s: Tensor
 ) -> tuple[Tensor | None, ...]:
     """Those of the arguments of `_run`; what spikes are added to has that of the sum."""
     others = (None for _ in range(4 + len(ctx.constants)))
-    learned = sums[2], sums[0], grad_offset
+    learned = sums[2], sums[0], grad_offset if ctx.offset else None
     return grad_y, *learned, None, grad_s if ctx.onto else None, *others
 
 
@@ -239,8 +238,7 @@ def _differentiate_joined(ctx: Any, grad_s: Tensor, *_: Any) -> tuple[Tensor | N
     y, coef, code = ctx.saved_tensors
     given = y, coef, channels_last(grad_s), code, ctx.batch, ctx.steps, ctx.pools
     grad_y, sums = _back(*given, tuple(ctx.constants), ctx.join)
-    grad_offset = torch.zeros_like(sums[0]) if ctx.offset else None
-    return None, *_grads(ctx, grad_y, sums, grad_offset, grad_s)
+    return None, *_grads(ctx, grad_y, sums, sums[3], grad_s)
 
 
 _op_joined = function("norm_fire_joined", _run_joined, _keep_joined, _differentiate_joined)
