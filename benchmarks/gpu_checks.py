@@ -368,10 +368,9 @@ def compiled() -> dict[str, object]:
 
 if __name__ == "__main__":
     results = {}
-    parts = (
-        exact_lif, gradients, linear, learning, flips, inference, streamed, compiled, attention_core,
-    )  # fmt: skip
-    for part in [p for p in parts if p.__name__ in sys.argv[2:] or not sys.argv[2:]]:
+    parts = exact_lif, gradients, linear, learning, flips, inference, streamed, compiled
+    named = sys.argv[2:]
+    for part in [p for p in (*parts, attention_core) if p.__name__ in named or not named]:
         try:
             results[part.__name__] = part()
         except Exception as error:
