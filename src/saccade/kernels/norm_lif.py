@@ -151,9 +151,17 @@ def fire(
         v = tl.load(held + at, inside, 0.0)
     x = tl.zeros([BR, BC], tl.float32)
     train = tl.zeros([BR, BC], tl.int32)
+    ys = ()
+    for t in tl.static_range(0 if TRAINS else T):  # before a store, which no load may pass
+        if t == 0 or not ONCE:
+            ys = ys + (tl.load(y + t * step + at_y, inside, 0.0),)
     for t in tl.static_range(T):
         if t == 0 or not ONCE:
-            x = a * tl.load(y + t * step + at_y, inside, 0.0).to(tl.float32) + b
+            if TRAINS:
+                y_t = tl.load(y + t * step + at_y, inside, 0.0)
+            else:
+                y_t = ys[t]
+            x = a * y_t.to(tl.float32) + b
         h = charged(x, v, decay, gain, pull, POWERS)
         f = fires(h, theta, STRICT)
         v = after(h, f, theta, reset, HARD)
