@@ -170,7 +170,8 @@ def _rows(x: Tensor) -> Tensor:
 
 def _stacked(weights: Sequence[Tensor]) -> Tensor:
     """[D C 1 1] of each layer as one [N C]."""
-    return torch.cat([w[:, :, 0, 0] for w in weights])
+    flat = [w[:, :, 0, 0] for w in weights]
+    return torch.cat(flat) if len(flat) > 1 else flat[0]
 
 
 def _places(each: Sequence[Layer]) -> list[slice]:
@@ -263,6 +264,6 @@ def _exact_product(a: Tensor, b: Tensor) -> Tensor:
 def _grad_x(g: Tensor, x: Tensor, weight: Tensor, passed: Tensor, turned: Tensor) -> Tensor:
     """Gradient of rows: g passed + x W^T turned + a row."""
     K = weight.shape[1]
-    both = weight.T @ turned
-    grad = torch.addmm(both[:, K].contiguous(), x, both[:, :K])
+    both = turned.T @ weight  # W^T `turned` is symmetric
+    grad = torch.addmm(both[K], x, both[:K])
     return grad.addmm_(g, passed)
