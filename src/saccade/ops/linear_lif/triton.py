@@ -68,6 +68,8 @@ def refuses(x: Tensor, steps: int, *layers: Any) -> str | None:
 
 def slower(x: Tensor, steps: int, *layers: Any) -> str | None:
     """Too few outputs or rows, or currents that the cache holds: passes over them are cheap."""
+    if _dtype(x) == torch.float32:
+        return "products of float32 take longer than passes over its currents"
     K, N = x.shape[2], sum(len(n.weight) for n in apart(layers))
     rows = x.numel() // K
     if N < OUTPUTS * K or rows < ROWS * K:
