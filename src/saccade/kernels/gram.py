@@ -33,7 +33,7 @@ def gram(
     k = tl.arange(0, BK)
     left, right = i * BK + k, j * BK + k
     block = tl.zeros([BK, BK], tl.float32)
-    added = tl.zeros([BK, 16], tl.float32)
+    count = tl.zeros([BK, 16], tl.float32)
     ones = tl.full([BM, 16], 1.0, x.dtype.element_ty)
     for start in range(tl.program_id(1) * BM, M, tl.num_programs(1) * BM):
         m = start + tl.arange(0, BM)
@@ -42,11 +42,11 @@ def gram(
         a = tl.trans(tl.load(x + row + left[None, :], inside & (left < K)[None, :], 0.0))
         b = tl.load(x + row + right[None, :], inside & (right < K)[None, :], 0.0)
         block = tl.dot(a, b, block, input_precision=PRECISION)
-        added = tl.dot(a, ones, added, input_precision=PRECISION)
+        count = tl.dot(a, ones, count, input_precision=PRECISION)
     to = products + (tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)) * BK * BK
     tl.store(to + k[:, None] * BK + k[None, :], block)
     if i == j:
-        tl.store(sums + tl.program_id(1) * K + left, tl.sum(added, 1) / 16, left < K)
+        tl.store(sums + tl.program_id(1) * K + left, tl.sum(count, 1) / 16, left < K)
 
 
 @triton.jit

@@ -95,8 +95,8 @@ def linear_lif(x: Tensor, steps: int, *layers: Any) -> tuple[Tensor, ...]:
     keeps = torch.is_grad_enabled() and any(p is not None and p.requires_grad for p in learned)
     outs: tuple[Tensor, ...] = _Linear.apply(x.to(dtype), bits, keeps, each, *learned)  # type: ignore[no-untyped-call]
     spikes, kept = outs[: len(each)], outs[len(each) :]
-    for s, b in zip(spikes, kept, strict=True):
-        if keeps:
+    if keeps:
+        for s, b in zip(spikes, kept, strict=True):
             remember(s, b)
     return spikes
 
