@@ -159,7 +159,11 @@ def test_a_second_derivative_is_refused_and_not_wrong():
 
 
 @pytest.mark.parametrize("K", [16, 128, 136, 264])
-def test_moments_are_exact_for_whole_numbers(K: int):
+@pytest.mark.parametrize("multiprocessors", [1, 9])
+def test_moments_are_exact_for_whole_numbers(
+    K: int, multiprocessors: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(gram, "multiprocessors", lambda device: multiprocessors)
     torch.manual_seed(0)
     x = torch.randint(0, 18, (300, K))
     mean, cov = gram._moments(x.float())

@@ -43,6 +43,8 @@ WIDER = 8
 """Columns behind a matrix [N K]: the first of them is a vector that takes part in its products."""
 BLOCK = 128
 """Side of the blocks of x^T x."""
+SHARES = 32
+"""Of the rows, at most: a kernel adds up what each leaves, unrolled."""
 PRECISION = "tf32x3"
 """Of products of float32: three of its own kind make it as exact as float32 is."""
 
@@ -173,7 +175,7 @@ def _rows(x: Tensor) -> Tensor:
 def _stacked(weights: Sequence[Tensor]) -> Tensor:
     """[D C 1 1] of each layer as one [N C]."""
     flat = [w[:, :, 0, 0] for w in weights]
-    return torch.cat(flat) if len(flat) > 1 else flat[0]
+    return torch.cat(flat) if len(flat) > 1 else flat[0].contiguous()
 
 
 def _places(each: Sequence[Layer]) -> list[slice]:
@@ -185,7 +187,7 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean [K] of rows and covariance [parts, K, K], whose sum it is."""
     (M, K), side = x.shape, tiles(x.shape[1], BLOCK)
     blocks = side * (side + 1) // 2
-    P = max(1, min(2 * multiprocessors(x.device) // blocks, tiles(M, BLOCK)))
+    P = max(1, min(2 * multiprocessors(x.device) // blocks, SHARES, tiles(M, BLOCK)))
     products = torch.empty(P, blocks, BLOCK, BLOCK, device=x.device)
     sums, mean = torch.empty(P, K, device=x.device), torch.empty(K, device=x.device)
     BM, warps, parts = (64, 4, 3) if x.dtype == torch.bfloat16 else (32, 8, 1)
