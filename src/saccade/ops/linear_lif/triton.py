@@ -217,7 +217,7 @@ def _spread(weight: Tensor, cov: Tensor) -> Tensor:
 def _row_tile(K: int) -> dict[str, int]:
     """Whole rows of K numbers, few a program."""
     width = power_of_two(K)
-    return {"K": K, "BK": width, "BC": max(1, 2048 // width)}
+    return {"K": K, "BK": width, "BC": max(1, min(16, 2048 // width))}
 
 
 def _measured(weight: Tensor, spread: Tensor, mean: Tensor, n: Layer, M: int) -> Tensor:
