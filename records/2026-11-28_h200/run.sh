@@ -1,6 +1,6 @@
 # The numbers of this record, one card. usage: bash run.sh FOR_RESULTS FOLDER_WITH_SPIKINGJELLY SOURCES_BEFORE
 out=$1; site=$2; before=$3; mkdir -p "$out"; cd "$(dirname "$0")/../.." || exit
-here=$PWD; several="python3 -W ignore $here/records/2026-11-28_h200/several.py"
+here=$PWD; several="python3 -W ignore $here/benchmarks/several.py"
 PYTHONPATH=$PYTHONPATH:$here/src $several new "$here/src" "$out" train infer8 infer16 c_train c_infer8 c_infer16
 PYTHONPATH=$PYTHONPATH:$before $several old "$before" "$out" train infer8
 export PYTHONPATH=$PYTHONPATH:$here/src:$here:$site

@@ -1,6 +1,6 @@
 # The numbers of this record, one card. usage: bash run.sh FOR_RESULTS SOURCES_BEFORE
 out=$1; before=$2; mkdir -p "$out"; cd "$(dirname "$0")/../.." || exit
-here=$PWD; several="python3 -W ignore $here/records/2026-11-28_h200_gram/several.py"
+here=$PWD; several="python3 -W ignore $here/benchmarks/several.py"
 $several new "$here/src" "$out" train infer8 infer16 c_train c_infer8 c_infer16 eager
 $several old "$before" "$out" train c_train c_infer16
 export PYTHONPATH=$PYTHONPATH:$here/src:$here

