@@ -16,7 +16,7 @@ from saccade.ops._triton import launch
 
 pytest.importorskip("triton", reason="Triton is not installed: there are no kernels")
 from saccade.kernels import gram as kernels
-from saccade.ops.conv.packed import _unpacked
+from saccade.ops.conv.packed import unpacked
 from saccade.ops.linear_lif import triton as gram
 
 TRITON, COMPOSED = (linear_lif.variants[name][0] for name in ("triton", "composed"))
@@ -124,7 +124,7 @@ def test_the_input_is_kept_as_bits_where_it_has_them():
 def test_spikes_have_their_bits_where_something_learns():
     case = Case(16, (24, 16))
     for s in TRITON(*case.arguments()):
-        assert torch.equal(_unpacked(bits_of(s), s.dtype).permute(0, 1, 4, 2, 3), s)
+        assert torch.equal(unpacked(bits_of(s), s.dtype).permute(0, 1, 4, 2, 3), s)
     with torch.no_grad():
         assert all(bits_of(s) is None for s in TRITON(*case.arguments()))
 
@@ -183,8 +183,8 @@ def refused(case: Case, monkeypatch: pytest.MonkeyPatch, **changed: object) -> s
     monkeypatch.setattr(gram, "no_kernel", lambda *args: None)
     x, T, *layers = case.arguments()
     for name, value in changed.items():
-        if name in ("decay", "fire"):
-            layers[{"decay": 2, "fire": 4}[name]] = value
+        if name in ("weight", "decay", "fire"):
+            layers[{"weight": 0, "decay": 2, "fire": 4}[name]] = value
         elif name != "T":
             setattr(layers[1], name, value)
     return gram.refuses(x, changed.get("T", T), *layers)
@@ -197,6 +197,7 @@ def test_what_it_cannot_run_it_refuses(monkeypatch: pytest.MonkeyPatch):
     assert "read once anyway" in str(refused(case, monkeypatch, T=9))
     assert "this process's batch" in str(refused(case, monkeypatch, training=False))
     assert "this process's batch" in str(refused(case, monkeypatch, join=print))
+    assert "several taps" in str(refused(case, monkeypatch, weight=torch.ones(40, 16, 3, 3)))
     assert "learned" in str(refused(case, monkeypatch, decay=torch.ones(1)))
     assert "detach_membrane" in str(refused(case, monkeypatch, fire=Fire(detach_membrane=True)))
     assert "its 12 inputs" in str(refused(Case(12, (40,)), monkeypatch))

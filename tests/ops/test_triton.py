@@ -27,7 +27,7 @@ from saccade.ops._packed import bits_of, remember
 from saccade.ops.lif.exact import MANTISSA, bits_needed
 
 pytest.importorskip("triton", reason="Triton is not installed: there are no kernels")
-from saccade.ops.conv.packed import _unpacked
+from saccade.ops.conv.packed import unpacked
 from saccade.ops.ssa import refuses as ssa_refuses
 
 FIRES = [
@@ -167,7 +167,7 @@ def pack(spikes: Tensor) -> Tensor:
 
 def test_bits_come_back():
     spikes = (torch.rand(2, 3, 4, 5, 16) < 0.5).float()
-    assert torch.equal(_unpacked(pack(spikes.permute(0, 1, 4, 2, 3)), torch.float32), spikes)
+    assert torch.equal(unpacked(pack(spikes.permute(0, 1, 4, 2, 3)), torch.float32), spikes)
 
 
 def test_only_the_very_tensor_that_fired_has_bits():

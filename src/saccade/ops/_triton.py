@@ -241,6 +241,16 @@ def dense(x: Tensor) -> bool:
     return expected > 0 and (len(x) == 1 or x.stride(0) == expected)
 
 
+def last(x: Tensor) -> Tensor:
+    """[T B C H W] as [T B H W C]."""
+    return x.permute(0, 1, 3, 4, 2)
+
+
+def first(x: Tensor) -> Tensor:
+    """[T B H W C] as [T B C H W]."""
+    return x.permute(0, 1, 4, 2, 3)
+
+
 def channels_last(x: Tensor) -> Tensor:
     """[T B C H W] with the channels of a place side by side in memory."""
-    return x.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+    return first(last(x).contiguous())

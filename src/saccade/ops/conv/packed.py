@@ -8,7 +8,7 @@ from torch.nn.functional import conv2d, linear
 
 from saccade.kernels import bits as kernels
 from saccade.ops._packed import bits_of
-from saccade.ops._triton import channels_last, launch, operator, tiles
+from saccade.ops._triton import channels_last, first, last, launch, operator, tiles
 
 
 def refuses(x: Tensor, *others: Any) -> str | None:
@@ -19,7 +19,7 @@ def refuses(x: Tensor, *others: Any) -> str | None:
 
 
 @operator("unpack")
-def _unpacked(bits: Tensor, dtype: torch.dtype) -> Tensor:
+def unpacked(bits: Tensor, dtype: torch.dtype) -> Tensor:
     """[T B H W C/8] bytes to spikes in the same order, [T B H W C]."""
     s = torch.empty(*bits.shape[:-1], 8 * bits.shape[-1], dtype=dtype, device=bits.device)
     launch(kernels.unpack, (tiles(bits.numel(), 256),), bits, s, bits.numel(), BLOCK=256)
@@ -44,17 +44,13 @@ def convs(x: Tensor, stride: int, *weights: Tensor) -> tuple[Tensor, ...]:
 def _forward(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     x = channels_last(x)
     if _is_linear(weight, stride):
-        return linear(_rows(x), weight[:, :, 0, 0]).permute(0, 1, 4, 2, 3)
+        return first(linear(last(x), weight[:, :, 0, 0]))
     y = conv2d(_frames(x), _kernel(weight), None, stride, weight.shape[-1] // 2)
     return channels_last(y.view(*x.shape[:2], *y.shape[1:]))
 
 
 def _is_linear(weight: Tensor, stride: int) -> bool:
     return weight.shape[-1] == 1 and stride == 1
-
-
-def _rows(x: Tensor) -> Tensor:
-    return x.permute(0, 1, 3, 4, 2)
 
 
 def _frames(x: Tensor) -> Tensor:
@@ -79,7 +75,7 @@ class _Convs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         kept, *weights = ctx.saved_tensors
-        x = _unpacked(kept, weights[0].dtype).permute(0, 1, 4, 2, 3) if ctx.packed else kept
+        x = first(unpacked(kept, weights[0].dtype)) if ctx.packed else kept
         back = _back_linear if _is_linear(weights[0], ctx.stride) else _back
         grad_x, of_weights, wants = None, [], ctx.needs_input_grad
         for grad, weight, wanted in zip(grads, weights, wants[3:], strict=True):
@@ -98,15 +94,15 @@ def _back_linear(
     g: Tensor, x: Tensor, weight: Tensor, stride: int, wants: tuple[bool, bool], onto: Tensor | None
 ) -> Grads:
     """Gradients of x, added to `onto` in place where that is given, and of the weight."""
-    flat, matrix = _rows(g).flatten(0, 3), weight[:, :, 0, 0]
+    flat, matrix = last(g).flatten(0, 3), weight[:, :, 0, 0]
     of_weight = None
     if wants[1]:
-        of_weight = (flat.T @ _rows(channels_last(x)).flatten(0, 3))[:, :, None, None]
+        of_weight = (flat.T @ last(channels_last(x)).flatten(0, 3))[:, :, None, None]
     if not wants[0]:
         return None, of_weight
     if onto is None:
-        return (_rows(g) @ matrix).permute(0, 1, 4, 2, 3), of_weight
-    _rows(onto).view(-1, matrix.shape[1]).addmm_(flat, matrix)
+        return first(last(g) @ matrix), of_weight
+    last(onto).view(-1, matrix.shape[1]).addmm_(flat, matrix)
     return onto, of_weight
 
 

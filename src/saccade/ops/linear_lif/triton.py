@@ -24,13 +24,15 @@ from saccade.ops._packed import bits_of, remember
 from saccade.ops._triton import (
     cache_size,
     channels_last,
+    first,
+    last,
     launch,
     multiprocessors,
     power_of_two,
     tiles,
 )
 from saccade.ops._triton import refuses as no_kernel
-from saccade.ops.conv.packed import _unpacked
+from saccade.ops.conv.packed import unpacked
 from saccade.ops.lif.constants import constants
 from saccade.ops.linear_lif.layers import Layer, apart
 from saccade.ops.norm_lif.passes import TALL, back_sums, fire_steps, no_neuron
@@ -60,6 +62,8 @@ def refuses(x: Tensor, steps: int, *layers: Any) -> str | None:
     each, K = apart(layers), x.shape[2]
     if len(x) < steps:
         return "a picture that is shown at every step is read once anyway"
+    if any(n.weight.shape[2:] != (1, 1) for n in each):
+        return "a kernel of several taps is no linear map"
     if not all(n.norm.training and n.norm.join is None for n in each):
         return "the statistics are not those of this process's batch"
     if K % 8:
@@ -109,8 +113,8 @@ class _Linear(torch.autograd.Function):
         ctx: Any, x: Tensor, bits: Tensor | None, keeps: bool, each: list[Layer], *learned: Any
     ) -> tuple[Tensor, ...]:
         flat, weight = _rows(x), _stacked(learned[::4]).to(x.dtype)
-        T, B, H, W, _ = _last(x).shape
-        y = _first((flat @ weight.T).view(T, B, H, W, -1))
+        T, B, H, W, _ = last(x).shape
+        y = first((flat @ weight.T).view(T, B, H, W, -1))
         mean, cov = _moments(flat)
         spread, N = _spread(weight, cov), len(weight)
         coefs: list[Tensor] = []
@@ -118,7 +122,7 @@ class _Linear(torch.autograd.Function):
         kept: list[Tensor] = []
         for n, own in zip(each, _places(each), strict=True):
             coefs.append(_measured(weight[own], spread[own], mean, n, len(flat)))
-            s = _first(torch.empty(T, B, H, W, len(n.weight), dtype=x.dtype, device=x.device))
+            s = first(torch.empty(T, B, H, W, len(n.weight), dtype=x.dtype, device=x.device))
             size = (T, B, H, W, len(n.weight) // 8) if keeps else (0,)
             b = torch.empty(size, dtype=torch.uint8, device=x.device)
             neuron = constants(n.decay, n.gain, n.fire)  # type: ignore[arg-type]  # see refuses
@@ -134,11 +138,11 @@ class _Linear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         x, weight, y, mean, spread, *coefs = ctx.saved_tensors
-        x = _first(_unpacked(x, weight.dtype)) if ctx.packed else x
+        x = first(unpacked(x, weight.dtype)) if ctx.packed else x
         flat, each, places = _rows(x), ctx.each, _places(ctx.each)
-        g = torch.empty_like(_last(y))
+        g = torch.empty_like(last(y))
         partial = [
-            _behind(y[:, :, own], coef, grad, _first(g)[:, :, own], n, len(weight))
+            _behind(y[:, :, own], coef, grad, first(g)[:, :, own], n, len(weight))
             for n, own, coef, grad in zip(each, places, coefs, grads[: len(each)], strict=True)
         ]
         g = g.flatten(0, 3)
@@ -153,23 +157,13 @@ class _Linear(torch.autograd.Function):
             learned += [grad_w[own, :, None, None], sums[2], sums[0], of_offset]
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = _first(_grad_x(g, flat, weight, passed, turned).view(_last(x).shape))
+            grad_x = first(_grad_x(g, flat, weight, passed, turned).view(last(x).shape))
         return grad_x, None, None, None, *learned
-
-
-def _last(x: Tensor) -> Tensor:
-    """[T B C H W] as [T B H W C]."""
-    return x.permute(0, 1, 3, 4, 2)
-
-
-def _first(x: Tensor) -> Tensor:
-    """[T B H W C] as [T B C H W]."""
-    return x.permute(0, 1, 4, 2, 3)
 
 
 def _rows(x: Tensor) -> Tensor:
     """[T B C H W] as [M C]."""
-    return _last(channels_last(x)).flatten(0, 3)
+    return last(channels_last(x)).flatten(0, 3)
 
 
 def _stacked(weights: Sequence[Tensor]) -> Tensor:
