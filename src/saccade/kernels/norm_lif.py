@@ -5,6 +5,7 @@ import triton.language as tl
 
 from saccade.kernels.bits import packed
 from saccade.kernels.neuron import after, charged, emitted, fires, led, reset_slope, slope
+from saccade.kernels.pool import arrived, windows
 
 
 @triton.jit
@@ -167,7 +168,7 @@ def fire(
         v = after(h, f, theta, reset, HARD)
         if TRAINS:
             train |= f.to(tl.int32) << t
-        else:
+        elif s is not None:
             to = t * tl.cast(rows, tl.int64) * C + at
             tl.store(s + to, emitted(f, onto, to, inside).to(s.dtype.element_ty), inside)
         if BITS:
@@ -237,13 +238,14 @@ def back(
                     to = out + (T - 1 - step) * step_y + at
                     tl.store(to, g.to(out.dtype.element_ty), inside)
         if ONCE:
-            tl.static_assert(LEAVES != "behind", "of a picture that is shown T times")
-            if not SUMS:
-                g = tl.fma(scale, summed, T * tl.fma(slant, y_t, level))
-                tl.store(out + at, g.to(out.dtype.element_ty), inside)
-            else:
+            if SUMS:
                 first += summed
+            if LEAVES == "sums":
                 second = tl.fma(summed, y_t - mean, second)
+            elif LEAVES == "before":
+                summed = tl.fma(scale, summed, T * tl.fma(slant, y_t, level))
+            if LEAVES != "sums":
+                tl.store(out + at, summed.to(out.dtype.element_ty), inside)
         tile += tl.num_programs(0)
     if SUMS:
         _leave(partial, first, second, gain, c, channel, C)
@@ -272,17 +274,16 @@ def _leave(partial, first, second, gain, c, channel, C: tl.constexpr):
 
 @triton.jit
 def back_pool(
-    y, coef, grad_s, code, out, partial, rows, H, W, h_out, w_out,
+    y, coef, grad_s, code, out, partial, frames, H, W, h_out, w_out,
     rest, decay, gain, pull, theta, reset, alpha,
     HARD: tl.constexpr, STRICT: tl.constexpr, POWERS: tl.constexpr, DETACH: tl.constexpr,
     KIND: tl.constexpr,
-    PIXEL: tl.constexpr, T: tl.constexpr, ONCE: tl.constexpr, C: tl.constexpr, BR: tl.constexpr,
+    T: tl.constexpr, ONCE: tl.constexpr, LONG: tl.constexpr, C: tl.constexpr, BR: tl.constexpr,
     BC: tl.constexpr,
 ):  # fmt: skip
-    """The gradient behind the norm, through the max-pool, and its two sums, of a pixel in four.
+    """The gradient behind the norm, through the max-pool, and its two sums.
 
-    A row is a square of four pixels; they lie in 1, 2, 2 and 4 of the windows that begin there
-    and to the right and below. One kernel for all four would need twice the registers.
+    A program takes lines of squares of four pixels, each by each, so that windows are read once.
     """
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     channel = c < C
@@ -290,58 +291,70 @@ def back_pool(
     mean = tl.load(coef + c, channel, 0.0)[None, :]
     first = tl.zeros([BR, BC], tl.float32)
     second = tl.zeros([BR, BC], tl.float32)
-    size = h_out * w_out
-    frames = tl.cast(rows, tl.int64) // size
-    tile = tl.program_id(0)
-    while tile < tl.cdiv(rows, BR):
-        r = tile * BR + tl.arange(0, BR)
-        frame, i_out, j_out = (r // size).to(tl.int64), (r % size) // w_out, r % w_out
-        window = ((frame * h_out + i_out) * w_out + j_out)[:, None] * C + c[None, :]
-        square = ((frame * H + 2 * i_out) * W + 2 * j_out)[:, None] * C + c[None, :]
-        i, j = 2 * i_out + PIXEL // 2, 2 * j_out + PIXEL % 2
-        inside = ((r < rows) & (i < H) & (j < W))[:, None] & channel[None, :]
-        at = square + ((PIXEL // 2) * W + PIXEL % 2) * C
-        v = tl.full([BR, BC], rest, tl.float32)
-        hs, ys, gs = (), (), ()
-        y_t = tl.zeros([BR, BC], tl.float32)
-        for t in tl.static_range(T):
-            if t == 0 or not ONCE:
-                y_t = tl.load(y + t * frames * H * W * C + at, inside, 0.0).to(tl.float32)
-            h = charged(a * y_t + b, v, decay, gain, pull, POWERS)
-            v = after(h, fires(h, theta, STRICT), theta, reset, HARD)
-            hs, ys = hs + (h,), ys + (y_t,)
-        carried = tl.zeros([BR, BC], tl.float32)
-        summed = tl.zeros([BR, BC], tl.float32)
-        for step in tl.static_range(T):
-            h, y_t = hs[T - 1 - step], ys[T - 1 - step]
-            arrived = tl.zeros([BR, BC], tl.float32)
-            for near in tl.static_range((1 + PIXEL // 2) * (1 + PIXEL % 2)):
-                down, right = near // (1 + PIXEL % 2), near % (1 + PIXEL % 2)
-                i_near, j_near = i_out + down, j_out + right
-                there = inside & ((i_near < h_out) & (j_near < w_out))[:, None]
-                later = (T - 1 - step) * frames * size + down * w_out + right
-                to = window + later * C
-                tap = (PIXEL // 2 + 1 - 2 * down) * 3 + PIXEL % 2 + 1 - 2 * right
-                g = tl.load(grad_s + to, there, 0.0).to(tl.float32)
-                arrived += tl.where(tl.load(code + to, there, 9) == tap, g, 0.0)
-            d = slope(h, theta, alpha, KIND)
-            f = fires(h, theta, STRICT)
-            keep = reset_slope(h, f, d, theta, reset, HARD, DETACH)
-            g = tl.fma(carried, keep, d * arrived)
-            carried = g * decay
-            if ONCE:
-                summed += g
-            else:
-                gs = gs + (g.to(out.dtype.element_ty),)
-                first += g
-                second = tl.fma(g, y_t - mean, second)
-        for step in tl.static_range(0 if ONCE else T):  # at last: no load may pass a store
-            tl.store(out + (T - 1 - step) * frames * H * W * C + at, gs[step], inside)
-        if ONCE:
-            tl.store(out + at, summed.to(out.dtype.element_ty), inside)
-            first += summed
-            second = tl.fma(summed, y_t - mean, second)
-        tile += tl.num_programs(0)
+    step_y = tl.cast(frames, tl.int64) * H * W * C
+    step_s = tl.cast(frames, tl.int64) * h_out * w_out * C
+    line = tl.program_id(0)
+    while line < frames * h_out:
+        frame, i_out = (line // h_out).to(tl.int64), line % h_out
+        above = (frame * h_out + i_out) * w_out * C
+        pixels = (frame * H + 2 * i_out) * W * C
+        start = 0
+        while start < w_out:
+            j_out = start + tl.arange(0, BR)
+            gs, words = windows(
+                grad_s + above, code + above, step_s, i_out, j_out, c, h_out, w_out, T, LONG, C
+            )
+            ys = ()
+            for pixel in tl.static_range(4):  # before a store, which no load may pass
+                j, long = 2 * j_out + pixel % 2, tl.where(2 * i_out + pixel // 2 < H, W, 0)
+                inside = (j < long)[:, None] & channel[None, :]
+                at = (pixel // 2 * W + j)[:, None] * C + c[None, :]
+                for t in tl.static_range(1 if ONCE else T):
+                    ys = ys + (tl.load(y + pixels + t * step_y + at, inside, 0.0),)
+            for pixel in tl.static_range(4):
+                j, long = 2 * j_out + pixel % 2, tl.where(2 * i_out + pixel // 2 < H, W, 0)
+                inside = (j < long)[:, None] & channel[None, :]
+                to = out + pixels + (pixel // 2 * W + j)[:, None] * C + c[None, :]
+                v = tl.full([BR, BC], rest, tl.float32)
+                summed = tl.zeros([BR, BC], tl.float32)
+                if ONCE:
+                    y_t = ys[pixel].to(tl.float32)
+                    x = a * y_t + b
+                    through = tl.full([BR, BC], 1.0, tl.float32)
+                    for t in tl.static_range(T):
+                        h = charged(x, v, decay, gain, pull, POWERS)
+                        d, f = slope(h, theta, alpha, KIND), fires(h, theta, STRICT)
+                        came = arrived(gs, words, pixel, t, T, LONG)
+                        summed = tl.fma(through, d * came, summed)
+                        keep = reset_slope(h, f, d, theta, reset, HARD, DETACH)
+                        through = tl.fma(through, decay * keep, 1.0)
+                        v = after(h, f, theta, reset, HARD)
+                    summed = tl.where(inside, summed, 0.0)
+                    tl.store(to, summed.to(out.dtype.element_ty), inside)
+                    first += summed
+                    second = tl.fma(summed, y_t - mean, second)
+                else:
+                    hs = ()
+                    for t in tl.static_range(T):
+                        x = a * ys[pixel * T + t].to(tl.float32) + b
+                        h = charged(x, v, decay, gain, pull, POWERS)
+                        v = after(h, fires(h, theta, STRICT), theta, reset, HARD)
+                        hs = hs + (h,)
+                    carried = tl.zeros([BR, BC], tl.float32)
+                    for step in tl.static_range(T):
+                        h = hs[T - 1 - step]
+                        d, f = slope(h, theta, alpha, KIND), fires(h, theta, STRICT)
+                        came = arrived(gs, words, pixel, T - 1 - step, T, LONG)
+                        keep = reset_slope(h, f, d, theta, reset, HARD, DETACH)
+                        g = tl.fma(carried, keep, d * came)
+                        carried = g * decay
+                        g = tl.where(inside, g, 0.0)
+                        tl.store(to + (T - 1 - step) * step_y, g.to(out.dtype.element_ty), inside)
+                        first += g
+                        y_t = ys[pixel * T + T - 1 - step].to(tl.float32)
+                        second = tl.fma(g, y_t - mean, second)
+            start += BR
+        line += tl.num_programs(0)
     _leave(partial, first, second, gain, c, channel, C)
 
 

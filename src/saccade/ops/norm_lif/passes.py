@@ -15,6 +15,9 @@ Pass = dict[str, Any]
 TALL = (256, 8)
 """Partial sums and channels that are added up at once."""
 
+SQUARES = 256
+"""Of four pixels and one channel, that a program goes back through at once."""
+
 
 def no_neuron(decay: float | Tensor, gain: float | Tensor, fire: Fire, channels: int) -> str | None:
     """Why the kernels have no neuron of these constants."""
@@ -74,6 +77,18 @@ def word(steps: int) -> torch.dtype:
     return torch.uint8 if steps <= 8 else torch.int16 if steps <= 16 else torch.int32
 
 
+def taps_a_word(steps: int) -> int:
+    """How many steps share a word that says where pooled spikes came from, four bits each."""
+    return 4 if steps <= 4 else 8
+
+
+def codes(s: Tensor) -> Tensor:
+    """Memory for those words, of pooled spikes [T B C h w]."""
+    T, *shape = s.shape
+    dtype = torch.int16 if taps_a_word(T) == 4 else torch.int32
+    return channels_last_memory(s, tiles(T, taps_a_word(T)), *shape, dtype=dtype)
+
+
 def sums_of(y: Tensor) -> Tensor:
     """Of each channel, shifted by its first value, and of its square: partial ones [P, 2, C]."""
     (rows, C), frames = sizes(y), len(y)
@@ -86,11 +101,14 @@ def sums_of(y: Tensor) -> Tensor:
 
 
 def fire_steps(
-    y: Tensor, coef: Tensor, s: Tensor, bits: Tensor, rest: float, steps: int, neuron: Pass, *,
+    y: Tensor, coef: Tensor, s: Tensor | None, bits: Tensor, rest: float, steps: int,
+    neuron: Pass, *,
     keeps: bool = False, trains: bool = False, held: Tensor | None = None,
     onto: Tensor | None = None, row: int | None = None,
 ) -> None:  # fmt: skip
     """Spikes of the current coef[2] y + coef[3] to `s`; or their trains, [1 B C H W] words.
+
+    Where there is no `s` they are left as bits alone.
 
     Membranes begin at rest, or in `held` [B C H W], where they stay. Spikes are added to `onto`.
     Rows of y are C numbers apart, or `row`.
@@ -105,12 +123,15 @@ def fire_steps(
 
 
 def pool(trains: Tensor, s: Tensor, code: Tensor, bits: Tensor, *, keeps: bool = False) -> None:
-    """The 3x3 max-pool of stride 2 of trains [1 B C H W] to spikes [T B C h w]."""
+    """The 3x3 max-pool of stride 2 of trains [1 B C H W] to spikes [T B C h w].
+
+    Where it `keeps` what the way back needs, bits of the spikes and `codes` of them are written.
+    """
     (T, B, C, h, w), (H, W) = s.shape, trains.shape[3:]
     BR, BC = fire_tile(C, T if keeps else 1)
     launch(
         pool_kernels.pool, (tiles(B * h * w, BR), tiles(C, BC)), trains, s, code, bits, B * h * w,
-        H, W, h, w, T=T, KEEPS=keeps, C=C, BR=BR, BC=BC,
+        H, W, h, w, T=T, KEEPS=keeps, LONG=taps_a_word(T), C=C, BR=BR, BC=BC,
     )  # fmt: skip
 
 
@@ -135,6 +156,36 @@ def back_sums(
         num_warps=warps, **neuron,
     )  # fmt: skip
     return partial
+
+
+def back_pool(
+    y: Tensor, coef: Tensor, grad_s: Tensor, code: Tensor, out: Tensor, steps: int, rest: float,
+    neuron: Pass,
+) -> Tensor:  # fmt: skip
+    """The gradient behind the norm to `out`, through the max-pool; partial sums [P, 2, C] of it."""
+    (_, B, C, H, W), (h, w) = y.shape, grad_s.shape[3:]
+    BC = min(64, power_of_two(C))
+    columns = tiles(C, BC)
+    P = programs(B * h, 1, columns, y.device, at_once=16)
+    partial = torch.empty(P, 2, C, device=y.device)
+    launch(
+        kernels.back_pool, (P, columns), y, coef, grad_s, code, out, partial, B, H, W, h, w, rest,
+        T=steps, ONCE=len(y) < steps, LONG=taps_a_word(steps), C=C, BR=max(1, SQUARES // BC), BC=BC,
+        **neuron,
+    )  # fmt: skip
+    return partial
+
+
+def correct(
+    g: Tensor, y: Tensor, coef: Tensor, sums: Tensor, steps: int, gain: float, batch: bool
+) -> None:
+    """From the gradient behind the norm to that before it, in place."""
+    (rows, C), n = sizes(y), steps * sizes(y)[0]
+    pixels, (BR, BC) = len(y) * rows, fire_tile(C, steps)
+    launch(
+        kernels.back_norm, (tiles(pixels, BR), tiles(C, BC)), g, y, coef, sums, pixels, n, gain,
+        n / pixels, BATCH=batch, C=C, BR=BR, BC=BC,
+    )  # fmt: skip
 
 
 def total(partial: Tensor, coef: Tensor, sums: Tensor) -> None:

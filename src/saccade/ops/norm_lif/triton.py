@@ -16,7 +16,14 @@ from torch import Tensor
 
 from saccade.kernels import norm_lif as kernels
 from saccade.ops._packed import remember
-from saccade.ops._triton import Kernels, channels_last, function, launch, operator, tiles
+from saccade.ops._triton import (
+    Kernels,
+    channels_last,
+    function,
+    launch,
+    operator,
+    tiles,
+)
 from saccade.ops._triton import refuses as no_kernel
 from saccade.ops.lif.constants import constants, fire_of, scalars
 from saccade.ops.lif.reference import Fire
@@ -24,24 +31,23 @@ from saccade.ops.norm_lif.joined import Join
 from saccade.ops.norm_lif.passes import (
     TALL,
     Pass,
+    back_pool,
     back_sums,
     channels_last_memory,
+    codes,
+    correct,
     elsewhere,
     fire_steps,
     fire_tile,
     no_neuron,
     pool,
     pooled_side,
-    programs,
     sizes,
     sums_of,
     total,
     word,
 )
 from saccade.ops.norm_lif.reference import Norm
-
-REGISTERS = 128
-"""Of a thread that goes back through a pool, at most: four programs at a time, not three."""
 
 
 def refuses(
@@ -115,7 +121,7 @@ def _run(
     if not pools:
         fire_steps(y, coef, s, bits, fire.rest, steps, neuron, keeps=keeps, onto=onto)
         return s, bits, torch.empty(0, dtype=torch.uint8, device=y.device)
-    code = channels_last_memory(y, *s.shape, dtype=torch.uint8) if keeps else torch.empty_like(bits)
+    code = codes(s) if keeps else torch.empty_like(bits)
     trains = channels_last_memory(y, 1, B, C, H, W, dtype=word(steps))
     fire_steps(y, coef, trains, bits, fire.rest, steps, neuron, trains=True)
     pool(trains, s, code, bits, keeps=keeps)
@@ -169,23 +175,10 @@ def _back_pooled(
     neuron: Pass, join: Join | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Finding it through the max-pool is dear: write it behind the norm, then correct it."""
-    (rows, C), (H, W), (h, w) = sizes(y), y.shape[3:], grad_s.shape[3:]
-    squares, grad_y = y.shape[1] * h * w, torch.empty_like(y)
-    BR, BC = fire_tile(C, steps)
-    columns = tiles(C, BC)
-    P = programs(squares, BR, columns, y.device)
-    partial, sums = torch.empty(4, P, 2, C, device=y.device), torch.empty(4, C, device=y.device)
-    how = neuron | {"T": steps, "ONCE": len(y) < steps, "C": C, "BR": BR, "BC": BC}
-    for pixel in range(4):
-        given = y, coef, grad_s, code, grad_y, partial[pixel], squares, H, W, h, w, rest
-        launch(kernels.back_pool, (P, columns), *given, PIXEL=pixel, maxnreg=REGISTERS, **how)
-    total(partial.flatten(0, 1), coef, sums)
-    pixels, n = len(y) * rows, steps * rows
-    launch(
-        kernels.back_norm, (tiles(pixels, BR), columns), grad_y, y, coef,
-        _joined(sums, coef, join), pixels, n, neuron["gain"], n / pixels, BATCH=batch, C=C, BR=BR,
-        BC=BC,
-    )  # fmt: skip
+    grad_y, sums = torch.empty_like(y), torch.empty(4, y.shape[2], device=y.device)
+    partial = back_pool(y, coef, grad_s, code, grad_y, steps, rest, neuron)
+    total(partial, coef, sums)
+    correct(grad_y, y, coef, _joined(sums, coef, join), steps, neuron["gain"], batch)
     return grad_y, sums
 
 
