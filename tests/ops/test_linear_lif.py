@@ -16,8 +16,9 @@ from saccade.ops._triton import launch
 
 pytest.importorskip("triton", reason="Triton is not installed: there are no kernels")
 from saccade.kernels import gram as kernels
+from saccade.ops import _gram as gram
 from saccade.ops.conv.packed import unpacked
-from saccade.ops.linear_lif import triton as gram
+from saccade.ops.linear_lif import triton as variant
 
 TRITON, COMPOSED = (linear_lif.variants[name][0] for name in ("triton", "composed"))
 SOFT = Fire(v_reset=None, detach_reset=False, strict=True, surrogate="atan")
@@ -157,7 +158,7 @@ def test_moments_are_exact_for_whole_numbers(
     monkeypatch.setattr(gram, "multiprocessors", lambda device: multiprocessors)
     torch.manual_seed(0)
     x = torch.randint(0, 18, (300, K))
-    mean, cov = gram._moments(x.float())
+    mean, cov = gram.moments(x.float())
     exact = x.double()
     assert torch.equal(mean, exact.mean(0).float())
     want = (exact.T @ exact / 300 - exact.mean(0)[:, None] * exact.mean(0)).float()
@@ -180,19 +181,19 @@ def test_three_parts_of_bfloat16_are_as_exact_as_float32():
 
 def refused(case: Case, monkeypatch: pytest.MonkeyPatch, **changed: object) -> str | None:
     """What the variant says where a GPU would be."""
-    monkeypatch.setattr(gram, "no_kernel", lambda *args: None)
+    monkeypatch.setattr(variant, "no_kernel", lambda *args: None)
     x, T, *layers = case.arguments()
     for name, value in changed.items():
         if name in ("weight", "decay", "fire"):
             layers[{"weight": 0, "decay": 2, "fire": 4}[name]] = value
         elif name != "T":
             setattr(layers[1], name, value)
-    return gram.refuses(x, changed.get("T", T), *layers)
+    return variant.refuses(x, changed.get("T", T), *layers)
 
 
 def test_what_it_cannot_run_it_refuses(monkeypatch: pytest.MonkeyPatch):
     case = Case(16, (40,))
-    assert "cpu, not cuda" in str(gram.refuses(*case.arguments()))
+    assert "cpu, not cuda" in str(variant.refuses(*case.arguments()))
     assert refused(case, monkeypatch) is None
     assert "read once anyway" in str(refused(case, monkeypatch, T=9))
     assert "this process's batch" in str(refused(case, monkeypatch, training=False))
@@ -207,15 +208,15 @@ def test_what_it_cannot_run_it_refuses(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_where_it_does_not_pay_the_next_variant_comes_first(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(gram, "cache_size", lambda device: 1000)
-    monkeypatch.setattr(gram, "no_kernel", lambda *args: None)
+    monkeypatch.setattr(variant, "cache_size", lambda device: 1000)
+    monkeypatch.setattr(variant, "no_kernel", lambda *args: None)
     case = Case(8, (40,))
     assert "float32 take longer" in linear_lif.explain(*case.arguments())["triton"]
     with torch.autocast("cpu", torch.bfloat16):
         assert linear_lif.choose(*case.arguments()) == "triton"
-        assert "15 outputs of 72 rows" in str(gram.slower(*Case(8, (15,)).arguments()))
-        assert "40 outputs of 72 rows" in str(gram.slower(*Case(16, (40,)).arguments()))
-        monkeypatch.setattr(gram, "cache_size", lambda device: 72 * 40 * 2)
+        assert "15 outputs of 72 rows" in str(variant.slower(*Case(8, (15,)).arguments()))
+        assert "40 outputs of 72 rows" in str(variant.slower(*Case(16, (40,)).arguments()))
+        monkeypatch.setattr(variant, "cache_size", lambda device: 72 * 40 * 2)
         said = linear_lif.explain(*case.arguments())
         assert said["triton"] == "the cache holds its 0 MiB of currents"
         assert linear_lif.choose(*case.arguments()) == "composed"

@@ -129,7 +129,7 @@ def turn(
 
     The first sums of partial [P, 2, C] are of g; sums [4, C] are left as `total` leaves them. The
     gradient of x is g `passed` + x W^T `turned` [C, WIDE], of which the column K stands for a row
-    that is the same for all places, and what is behind it for nothing.
+    that is the same for all places, and what is behind it for nothing; None where it takes none.
     """
     c, k = tl.program_id(0) * BC + tl.arange(0, BC), tl.arange(0, BK)
     channel = c < C
@@ -150,7 +150,9 @@ def turn(
     level = -a * first / M - slant * mean
     g = a[:, None] * p + (M * slant)[:, None] * tl.load(spread + at, inside, 0.0)
     tl.store(grad + at, g.to(grad.dtype.element_ty), inside)
-    tl.store(passed + at, ((gain * a)[:, None] * w).to(passed.dtype.element_ty), inside)
-    to = turned + c * WIDE
-    tl.store(to[:, None] + k[None, :], (slant[:, None] * w).to(turned.dtype.element_ty), inside)
-    tl.store(to + K, level.to(turned.dtype.element_ty), channel)
+    if passed is not None:
+        tl.store(passed + at, ((gain * a)[:, None] * w).to(passed.dtype.element_ty), inside)
+    if turned is not None:
+        to = turned + c * WIDE
+        tl.store(to[:, None] + k[None, :], (slant[:, None] * w).to(turned.dtype.element_ty), inside)
+        tl.store(to + K, level.to(turned.dtype.element_ty), channel)

@@ -8,6 +8,7 @@ from saccade.ops._op import within as within
 from saccade.ops._triton import rehearse as rehearse
 from saccade.ops.conv import conv as conv
 from saccade.ops.conv import convs as convs
+from saccade.ops.conv_lif import conv_lif as conv_lif
 from saccade.ops.lif import Fire as Fire
 from saccade.ops.lif import lif as lif
 from saccade.ops.linear_lif import linear_lif as linear_lif

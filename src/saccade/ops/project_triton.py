@@ -192,10 +192,10 @@ def _sense(
     s = channels_last_memory(x, left, B, N, h, w, dtype=dtype)
     M, BM, BN = B * h * w, 128, min(64, max(16, power_of_two(N)))
     launch(
-        sense_kernels.sense, (tiles(M, BM), tiles(N, BN)), x, weight, shift, s, v, M, H, W, h, w,
-        fire.rest, T=steps, ONCE=t < steps, N=N, C=C, SIDE=side, STRIDE=stride, TRAINS=pools,
-        BM=BM, BN=BN, BK=max(16, power_of_two(C * side * side)), PRECISION="ieee",
-        **constants(decay, gain, fire), **FLAGS,
+        sense_kernels.sense, (tiles(M, BM), tiles(N, BN)), x, weight, None, shift, None, s, None, v,
+        M, H, W, h, w, fire.rest, T=steps, ONCE=t < steps, N=N, C=C, SIDE=side, STRIDE=stride,
+        TRAINS=pools, BITS=False, BM=BM, BN=BN, BK=max(16, power_of_two(C * side * side)),
+        PRECISION="ieee", **constants(decay, gain, fire), **FLAGS,
     )  # fmt: skip
     return _pooled(s, steps, torch.int8) if pools else s
 

@@ -36,7 +36,7 @@ def convs(x: Tensor, stride: int, *weights: Tensor) -> tuple[Tensor, ...]:
     bits = bits_of(x) if torch.is_grad_enabled() else None
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
-        x, weights = x.to(dtype), tuple(weight.to(dtype) for weight in weights)
+        x = x.to(dtype)
     ys: tuple[Tensor, ...] = _Convs.apply(x, bits, stride, *weights)  # type: ignore[no-untyped-call]
     return ys
 
@@ -67,8 +67,9 @@ class _Convs(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, bits: Tensor | None, stride: int, *weights: Tensor
     ) -> tuple[Tensor, ...]:
+        ctx.packed, ctx.stride, ctx.dtypes = bits is not None, stride, [w.dtype for w in weights]
+        weights = tuple(w.to(x.dtype) for w in weights)
         ctx.save_for_backward(x if bits is None else bits, *weights)
-        ctx.packed, ctx.stride = bits is not None, stride
         ctx.set_materialize_grads(False)  # nobody may have used one of them
         return tuple(_forward(x, weight, stride) for weight in weights)
 
@@ -76,14 +77,14 @@ class _Convs(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         kept, *weights = ctx.saved_tensors
         x = first(unpacked(kept, weights[0].dtype)) if ctx.packed else kept
-        back = _back_linear if _is_linear(weights[0], ctx.stride) else _back
+        back = _back_linear if _is_linear(weights[0], ctx.stride) else back_through
         grad_x, of_weights, wants = None, [], ctx.needs_input_grad
-        for grad, weight, wanted in zip(grads, weights, wants[3:], strict=True):
+        for grad, weight, wanted, dtype in zip(grads, weights, wants[3:], ctx.dtypes, strict=True):
             of_weight = None
             if grad is not None:
                 g, which = channels_last(grad.to(weight.dtype)), (wants[0], wanted)
                 grad_x, of_weight = back(g, x, weight, ctx.stride, which, grad_x)
-            of_weights.append(of_weight)
+            of_weights.append(None if of_weight is None else of_weight.to(dtype))
         return grad_x, None, None, *of_weights
 
 
@@ -97,7 +98,8 @@ def _back_linear(
     flat, matrix = last(g).flatten(0, 3), weight[:, :, 0, 0]
     of_weight = None
     if wants[1]:
-        of_weight = (flat.T @ last(channels_last(x)).flatten(0, 3))[:, :, None, None]
+        rows = last(channels_last(x)).flatten(0, 3)
+        of_weight = exact_product(flat.T, rows)[:, :, None, None]
     if not wants[0]:
         return None, of_weight
     if onto is None:
@@ -106,7 +108,14 @@ def _back_linear(
     return onto, of_weight
 
 
-def _back(
+def exact_product(a: Tensor, b: Tensor) -> Tensor:
+    """a b, on a GPU in float32 also of shorter numbers, which are added up so anyway."""
+    if a.device.type == "cuda" and a.dtype in (torch.bfloat16, torch.float16):
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return a @ b
+
+
+def back_through(
     g: Tensor, x: Tensor, weight: Tensor, stride: int, wants: tuple[bool, bool], onto: Tensor | None
 ) -> Grads:
     """As `_back_linear`, by cuDNN."""
