@@ -25,21 +25,25 @@ def test_every_call_is_named_with_its_variant_and_the_refusals_before_it(model):
     seen = saccade.explain(model.eval(), X)
     assert saccade.explain is from_analysis
     calls = {(c.path, c.op, c.within): c for c in seen.calls}
-    conv = calls["blocks.1.mlp.fc2", "conv", ()]
+    conv = calls["blocks.1.mlp.fc2", "conv", ("conv_lif",)]
     assert conv.variant == "reference"
     assert "cuda" in conv.refused["packed"]
-    assert calls["blocks.0.attention", "ssa", ()].variant == "composed"
-    mix = calls["blocks.0.attention", "ssa_mix", ("ssa",)]
+    assert calls["blocks.0.attention", "ssa", ("linear_ssa",)].variant == "composed"
+    mix = calls["blocks.0.attention", "ssa_mix", ("linear_ssa", "ssa")]
     assert (mix.variant, mix.refused) == ("reassociated", {})
-    lif = calls["blocks.0.attention.out", "lif", ("norm_lif",)]
+    layer = ("conv_lif",)
+    lif = calls["blocks.0.attention.out", "lif", (*layer, "norm_lif")]
     assert lif.variant == "analytic"
     assert list(lif.refused) == ["triton", "numba"]
     order = [(c.op, c.within) for c in seen.calls if c.path == "blocks.0.attention.out"]
-    assert order == [("conv", ()), ("norm_lif", ()), ("lif", ("norm_lif",))]
+    assert order == [
+        ("conv_lif", ()), ("conv", layer), ("norm_lif", layer), ("lif", (*layer, "norm_lif")),
+    ]  # fmt: skip
     order = [(c.op, c.within) for c in seen.calls if c.path == "blocks.0.attention"]
-    linear = ("linear_lif",)
-    assert order[:3] == [("linear_lif", ()), ("convs", linear), ("conv", (*linear, "convs"))]
-    assert order[3:7] == [order[2]] * 2 + [("norm_lif", linear), ("lif", (*linear, "norm_lif"))]
+    whole, linear = ("linear_ssa",), ("linear_ssa", "linear_lif")
+    assert order[:3] == [("linear_ssa", ()), ("linear_lif", whole), ("convs", linear)]
+    assert order[3:6] == [("conv", (*linear, "convs"))] * 3
+    assert order[6:8] == [("norm_lif", linear), ("lif", (*linear, "norm_lif"))]
     assert seen.apart == {}
 
 

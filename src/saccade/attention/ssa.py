@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from saccade._keymap import KeyMap
 from saccade._sources import Equation
 from saccade.attention._base import ATTENTION, Site, SpikingAttention, Tokens
-from saccade.nn import Projection, added, merge_heads, project, split_heads
+from saccade.nn import Projection, added, fused_layers, merge_heads, project, split_heads
 from saccade.nn.stems import SPIKFORMER
-from saccade.ops import Fire, Op, lif, ssa_numba
+from saccade.ops import Fire, Norm, Op, lif, linear_lif, ssa_numba
 from saccade.ops._op import Fn
 from saccade.ops._triton import AVAILABLE, MISSING
 from saccade.ops.lif.exact import inexact
@@ -127,6 +127,58 @@ fire_mix.fast("composed", refuses=lambda *args: None)(_fire_with(mix, lif))
 """Whatever variants of `mix` and `lif` run; in float64 where float32 has not the bits."""
 
 
+def _linear_with(linear_lif: Callable[..., tuple[Tensor, ...]], fire_mix: Fn) -> Fn:
+    """Eq. SSA-1, then SSA-2."""
+
+    def linear_mix(
+        x: Tokens,
+        steps: int,
+        heads: int,
+        scale: float,
+        decay: float | Tensor,
+        gain: float | Tensor,
+        fire: Fire,
+        *layers: Any,
+    ) -> Tokens:
+        spikes: Tensor = fire_mix(*linear_lif(x, steps, *layers), heads, scale, decay, gain, fire)
+        return spikes
+
+    return linear_mix
+
+
+def _linear_example() -> tuple[Any, ...]:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 16, (3, 4, 5, 6, 16), generator=g).float().permute(0, 1, 4, 2, 3)
+    layers: list[Any] = []
+    for _ in "qkv":
+        weight = torch.randn(16, 16, 1, 1, generator=g).mul(128).round()
+        gamma, beta = (torch.randn(16, generator=g) / 8 + k for k in (1, 0.7))
+        mean, var = torch.zeros(16), torch.ones(16)
+        norm = Norm(weight=gamma, bias=beta, running_mean=mean, running_var=var, training=True)
+        layers += [weight, norm, 0.5, 0.5, Fire()]
+    return x, 3, 2, 0.5, 0.5, 0.5, Fire(v_threshold=0.5), *layers
+
+
+linear_mix = Op(
+    "linear_ssa", _linear_with(linear_lif.reference, fire_mix.reference), _linear_example
+)
+"""linear_mix(x, steps, heads, scale, decay, gain, fire, *layers) -> spikes [T B C H W].
+
+One step of x stands for `steps` equal ones; layers are those of q, k and v, as for `linear_lif`.
+"""
+
+if AVAILABLE:
+    from saccade.ops import linear_ssa
+
+    linear_mix.fast("triton", refuses=linear_ssa.refuses, slower=linear_ssa.slower)(linear_ssa.scan)
+    """q, k and v are written as bits alone."""
+else:
+    linear_mix.lacks("triton", MISSING)
+
+linear_mix.fast("composed", refuses=lambda *args: None)(_linear_with(linear_lif, fire_mix))
+"""Whatever variants of `linear_lif` and `ssa` run."""
+
+
 @ATTENTION.add("ssa")
 class SSA(SpikingAttention):
     """Eq. SSA-1 to SSA-3: q, k, v are spikes; their product is a current, which fires again.
@@ -194,12 +246,18 @@ class SSA(SpikingAttention):
 
     def forward(self, x: Tokens, onto: Tokens | None = None) -> Tokens:
         """Integers in, spikes out; or their sum with `onto`."""
-        if self.apart() is None:
-            q, k, v = project((self.q, self.k, self.v), x)
-            s = fire_mix(q, k, v, self.site.heads, self.scale, *self.fire.charge(), self.fire.fire)
-        else:
-            s = self.fire(self.current(x)).to(x.dtype)
+        s = self._fused(x) if self.apart() is None else self.fire(self.current(x)).to(x.dtype)
         return added(onto, self.out, s)
+
+    def _fused(self, x: Tokens) -> Tokens:
+        """Product and neuron as one operation, and the projections with them where they can."""
+        how = self.site.heads, self.scale, *self.fire.charge(), self.fire.fire
+        layers = fused_layers((self.q, self.k, self.v), x)
+        if layers is None:
+            s: Tensor = fire_mix(*(p(x) for p in (self.q, self.k, self.v)), *how)
+        else:
+            s = linear_mix(*layers[:2], *how, *layers[2:])
+        return s
 
     def apart(self) -> str | None:
         """Why product and neuron run one by one, or None where they run fused."""

@@ -71,8 +71,9 @@ def _convs(m: _Maker) -> tuple[Any, ...]:
     return m.grid(m.spikes), 1, *(m.normal(C, C, 1, 1) / C**0.5 for _ in range(3))
 
 
-def _norm(m: _Maker) -> Norm:
-    ones, zeros = torch.ones(m.size.C, device=m.device), torch.zeros(m.size.C, device=m.device)
+def _norm(m: _Maker, channels: int | None = None) -> Norm:
+    ones = torch.ones(channels or m.size.C, device=m.device)
+    zeros = ones * 0
     return Norm(
         weight=ones, bias=zeros, running_mean=zeros.clone(), running_var=ones.clone(), training=True
     )
@@ -90,9 +91,21 @@ def _linear_lif(m: _Maker) -> tuple[Any, ...]:
     return m.grid(m.spikes), m.size.T, *layers
 
 
+def _conv_lif(m: _Maker) -> tuple[Any, ...]:
+    z = m.size
+    x, weight = m.normal(1, z.B, 3, 16 * z.side, 16 * z.side), m.normal(z.C // 8, 3, 3, 3) / 4
+    norm = _norm(m, len(weight))
+    return x, weight, 1, norm, 0.5, 0.5, Fire(), z.T, True
+
+
 def _ssa(m: _Maker) -> tuple[Any, ...]:
     q, k, v = (m.grid(m.spikes) for _ in range(3))
     return q, k, v, m.size.heads, 0.125, 0.5, 0.5, Fire(v_threshold=0.5)
+
+
+def _linear_ssa(m: _Maker) -> tuple[Any, ...]:
+    x, steps, *layers = _linear_lif(m)
+    return x, steps, m.size.heads, 0.125, 0.5, 0.5, Fire(v_threshold=0.5), *layers
 
 
 def _token_scan(m: _Maker) -> tuple[Any, ...]:
@@ -128,12 +141,14 @@ MAKE: dict[str, Callable[[_Maker], tuple[Any, ...]]] = {
     "lif": _lif,
     "conv": _conv,
     "convs": _convs,
+    "conv_lif": _conv_lif,
     "norm_lif": _norm_lif,
     "linear_lif": _linear_lif,
     "affine_lif": _affine_lif,
     "project_lif": _project_lif,
     "sense_lif": _sense_lif,
     "ssa": _ssa,
+    "linear_ssa": _linear_ssa,
     "ssa_mix": lambda m: (*m.heads(), 0.125),
     "causal_mix": lambda m: (*m.heads(), 0.125),
     "sasa_aggregate": lambda m: (*m.heads()[:2], "product", 0.25),

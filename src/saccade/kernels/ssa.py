@@ -3,13 +3,14 @@
 import triton
 import triton.language as tl
 
+from saccade.kernels.bits import ones
 from saccade.kernels.neuron import after, charged, fires, led, reset_slope, slope
 
 
 @triton.jit
 def _spikes(
     x, bits, frame, n, head, N,
-    d: tl.constexpr, D: tl.constexpr, C: tl.constexpr, BITS: tl.constexpr,
+    d: tl.constexpr, D: tl.constexpr, C: tl.constexpr, BITS: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Spikes of tokens n in one head, [tokens, D], zero outside; from bits where there are any."""
     row = tl.cast(frame, tl.int64) * N + n
@@ -18,11 +19,11 @@ def _spikes(
         at = row[:, None] * (C // 8) + head * (d // 8) + j[None, :]
         byte = tl.load(bits + at, (n < N)[:, None] & (j < d // 8)[None, :], 0).to(tl.int32)
         eights = byte[:, :, None] >> tl.arange(0, 8)[None, None, :] & 1
-        s = tl.reshape(eights, [n.shape[0], D]).to(tl.float16)
+        s = ones(tl.reshape(eights, [n.shape[0], D]), DTYPE)
     else:
         j = tl.arange(0, D)
         at = row[:, None] * C + head * d + j[None, :]
-        s = tl.load(x + at, (n < N)[:, None] & (j < d)[None, :], 0.0).to(tl.float16)
+        s = tl.load(x + at, (n < N)[:, None] & (j < d)[None, :], 0.0).to(DTYPE)
     return s
 
 
@@ -37,8 +38,8 @@ def pairs(
     start = 0
     while start < N:  # a "for" is pipelined, which costs more than it brings here
         n = start + tl.arange(0, BN)
-        k_n = _spikes(k, k_bits, frame, n, head, N, d, D, C, BITS)
-        v_n = _spikes(v, v_bits, frame, n, head, N, d, D, C, BITS)
+        k_n = _spikes(k, k_bits, frame, n, head, N, d, D, C, BITS, tl.float16)
+        v_n = _spikes(v, v_bits, frame, n, head, N, d, D, C, BITS, tl.float16)
         total = tl.dot(tl.trans(k_n), v_n, total)
         start += BN
     i = tl.arange(0, D)
@@ -74,7 +75,7 @@ def fire(
     v = tl.full([BN, D], rest, tl.float32)
     for t in tl.static_range(T):
         frame = t * B + b
-        q_n = _spikes(q, q_bits, frame, n, head, N, d, D, C, BITS)
+        q_n = _spikes(q, q_bits, frame, n, head, N, d, D, C, BITS, tl.float16)
         pair = (frame * heads + head).to(tl.int64) * D * D + i[:, None] * D + i[None, :]
         current = _current(q_n, kv, pair, led(scale, gain, POWERS), WIDE)
         h = charged(current, v, decay, gain, pull, POWERS)
@@ -108,7 +109,7 @@ def back_queries(
     hs = ()
     for t in tl.static_range(T):
         frame = t * B + b
-        q_n = _spikes(q, q_bits, frame, n, head, N, d, D, C, BITS)
+        q_n = _spikes(q, q_bits, frame, n, head, N, d, D, C, BITS, tl.float16)
         pair = (frame * heads + head).to(tl.int64) * D * D + i[:, None] * D + i[None, :]
         current = _current(q_n, kv, pair, led(scale, gain, POWERS), WIDE)
         h = charged(current, v, decay, gain, pull, POWERS)
@@ -122,11 +123,11 @@ def back_queries(
         keep = reset_slope(h, fires(h, theta, STRICT), slope_h, theta, reset, HARD, DETACH)
         g = tl.fma(carried, keep, slope_h * tl.load(grad_s + at, inside, 0.0).to(tl.float32))
         carried = g * decay
-        g = (g * gain * scale).to(grad_q.dtype.element_ty)
+        g = (g * (gain * scale)).to(grad_q.dtype.element_ty)
         tl.store(grad_c + at, g, inside)
         g = tl.where(inside, g, 0.0).to(grad_q.dtype.element_ty)
         pair = (frame * heads + head).to(tl.int64) * D * D + i[:, None] * D + i[None, :]
-        counts = tl.load(kv + pair).to(grad_q.dtype.element_ty)
+        counts = tl.load(kv + pair).to(tl.float32).to(grad_q.dtype.element_ty)
         out = tl.dot(g, tl.trans(counts), input_precision=PRECISION)
         tl.store(grad_q + at, out.to(grad_q.dtype.element_ty), inside)
 
@@ -145,16 +146,16 @@ def back_pairs(
         n = start + tl.arange(0, BN)
         at = (frame.to(tl.int64) * N + n)[:, None] * C + head * d + i[None, :]
         g = tl.load(grad_c + at, (n < N)[:, None] & (i < d)[None, :], 0.0)
-        q_n = _spikes(q, q_bits, frame, n, head, N, d, D, C, BITS).to(g.dtype)
+        q_n = _spikes(q, q_bits, frame, n, head, N, d, D, C, BITS, g.dtype)
         grad_pairs = tl.dot(tl.trans(q_n), g, grad_pairs, input_precision=PRECISION)
     pairs = grad_pairs.to(grad_k.dtype.element_ty)
     for start in range(0, N, BN):
         n = start + tl.arange(0, BN)
         inside = (n < N)[:, None] & (i < d)[None, :]
         at = (frame.to(tl.int64) * N + n)[:, None] * C + head * d + i[None, :]
-        v_n = _spikes(v, v_bits, frame, n, head, N, d, D, C, BITS).to(pairs.dtype)
+        v_n = _spikes(v, v_bits, frame, n, head, N, d, D, C, BITS, pairs.dtype)
         out = tl.dot(v_n, tl.trans(pairs), input_precision=PRECISION)
         tl.store(grad_k + at, out.to(grad_k.dtype.element_ty), inside)
-        k_n = _spikes(k, k_bits, frame, n, head, N, d, D, C, BITS).to(pairs.dtype)
+        k_n = _spikes(k, k_bits, frame, n, head, N, d, D, C, BITS, pairs.dtype)
         out = tl.dot(k_n, pairs, input_precision=PRECISION)
         tl.store(grad_v + at, out.to(grad_v.dtype.element_ty), inside)

@@ -8,6 +8,7 @@ from saccade.nn.layers import Head as Head
 from saccade.nn.layers import Projection as Projection
 from saccade.nn.layers import added as added
 from saccade.nn.layers import check_maps as check_maps
+from saccade.nn.layers import fused_layers as fused_layers
 from saccade.nn.layers import merge_heads as merge_heads
 from saccade.nn.layers import per_frame as per_frame
 from saccade.nn.layers import project as project

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 from jaxtyping import Float, Real
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch.nn.functional import max_pool2d
 from saccade._registry import Part, Registry
 from saccade.nn.joined import JoinedNorm
 from saccade.nn.neurons import WATCHED, is_watched, make_neuron
-from saccade.ops import Norm, conv, linear_lif, norm_lif, summed
+from saccade.ops import Norm, conv_lif, linear_lif, summed
 
 MLPS: Registry[type[nn.Module]] = Registry("mlp")
 
@@ -68,13 +68,23 @@ def project(projections: Sequence[nn.Module], x: Real[Tensor, "T B C H W"]) -> l
     Where all run fused they are one operation (`saccade.ops.linear_lif`), which may share among
     them what it has to know of the input.
     """
+    layers = fused_layers(projections, x)
+    return [p(x) for p in projections] if layers is None else list(linear_lif(*layers))
+
+
+def fused_layers(
+    projections: Sequence[nn.Module], x: Real[Tensor, "T B C H W"]
+) -> tuple[Any, ...] | None:
+    """Linear projections of one input as arguments of `saccade.ops.linear_lif`; None where one is
+    something else or runs its parts one by one.
+    """
     plain = [p for p in projections if type(p) is Projection and not is_watched(p)]
     fused = [p for p in plain if p.is_linear() and p.apart() is None]
     if len(fused) < len(projections):
-        return [p(x) for p in projections]
+        return None
     check_maps(x, fused[0].conv.in_channels)
     layers = ((p.conv.weight, p._norm(), *p.neuron.charge(), p.neuron.fire) for p in fused)
-    return list(linear_lif(once(x), len(x), *chain.from_iterable(layers)))
+    return once(x), len(x), *chain.from_iterable(layers)
 
 
 def once(x: Tensor) -> Tensor:
@@ -85,9 +95,9 @@ def once(x: Tensor) -> Tensor:
 class Projection(nn.Module):
     """Convolution, batch norm, neuron: integers or reals in, spikes out.
 
-    The three run as two fused operations (`saccade.ops.conv` and `saccade.ops.norm_lif`) where
-    nobody watches the parts: a hook on one of them, a neuron that is fed step by step, or a part
-    of another class makes them run one by one.
+    The three run as one fused operation (`saccade.ops.conv_lif`) where nobody watches the parts: a
+    hook on one of them, a neuron that is fed step by step, or a part of another class makes them
+    run one by one.
 
     Args:
         c_in, c_out: channels.
@@ -129,9 +139,9 @@ class Projection(nn.Module):
         """
         check_maps(x, self.conv.in_channels)
         if self.apart() is None:
-            y = conv(once(x), self.conv.weight, self.conv.stride[0])
-            cell = *self.neuron.charge(), self.neuron.fire
-            fused: Tensor = norm_lif(y, self._norm(), *cell, len(x), self.pools, onto)
+            cell = self._norm(), *self.neuron.charge(), self.neuron.fire
+            layer = self.conv.weight, self.conv.stride[0], *cell
+            fused: Tensor = conv_lif(once(x), *layer, len(x), self.pools, onto)
             return fused
         spikes: Tensor = self.neuron(per_frame(lambda frames: self.norm(self.conv(frames)), x))
         if self.pools:
@@ -236,7 +246,9 @@ class Head(nn.Module):
         tokens = x.permute(0, 1, 3, 4, 2).flatten(2, 3)
         if not tokens.is_floating_point():  # torch would add up a copy in float32
             tokens = tokens.half()  # exact for integers of eight bits
-        logits: Tensor = self.linear(tokens.mean(2, dtype=self.linear.weight.dtype))
+        # divided behind the sum, so that backward repeats quotients and does not divide repeats
+        total = tokens.sum(2, dtype=self.linear.weight.dtype)
+        logits: Tensor = self.linear(total / tokens.shape[2])
         return logits
 
 

@@ -65,7 +65,7 @@ def _tokens(steps: int, D: int) -> int:
     return max(16, min(64, 16384 // power_of_two(steps * D)))
 
 
-def _run(
+def run(
     q: Tensor, k: Tensor, v: Tensor, q_bits: Tensor, k_bits: Tensor, v_bits: Tensor, heads: int,
     scale: float, keeps: bool, decay: float, gain: float, v_threshold: float,
     v_reset: float | None, v_rest: float, strict: bool, detach_reset: bool, surrogate: str,
@@ -90,12 +90,13 @@ def _run(
 
 
 @operator("ssa_backward")
-def _run_back(
+def run_back(
     q: Tensor, k: Tensor, v: Tensor, q_bits: Tensor, k_bits: Tensor, v_bits: Tensor, kv: Tensor,
     grad_s: Tensor, heads: int, scale: float, decay: float, gain: float, v_threshold: float,
     v_reset: float | None, v_rest: float, strict: bool, detach_reset: bool, surrogate: str,
     alpha: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of q, k and v."""
     fire = fire_of(v_threshold, v_reset, v_rest, strict, detach_reset, surrogate, alpha)
     (B, N, size), T = _sizes(grad_s, heads), len(grad_s)
     grad_q, grad_k, grad_v, grad_c = (torch.empty_like(grad_s) for _ in range(4))
@@ -125,13 +126,13 @@ def _differentiate(ctx: Any, grad_s: Tensor, *_: Any) -> tuple[Tensor | None, ..
     *kept, kv = ctx.saved_tensors
     nothing = [torch.empty(0, dtype=torch.uint8, device=grad_s.device)] * 3
     spikes, bits = (nothing, kept) if ctx.bits else (kept, nothing)
-    grads = _run_back(
+    grads = run_back(
         *spikes, *bits, kv, channels_last(grad_s), ctx.heads, ctx.scale, *ctx.constants
     )
     return *grads, *(None for _ in range(6 + len(ctx.constants)))
 
 
-_op = Kernels("ssa_forward", _run, _keep, _differentiate)
+_op = Kernels("ssa_forward", run, _keep, _differentiate)
 
 
 def scan(
