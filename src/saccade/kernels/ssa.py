@@ -62,15 +62,16 @@ def _current(q_n, kv, at, scale, WIDE: tl.constexpr):
 
 @triton.jit
 def fire(
-    q, q_bits, kv, s, s_bits, B, N, heads, scale, rest, decay, gain, pull, theta, reset, alpha,
+    q, q_bits, kv, s, s_bits, start, B, N, heads, scale,
+    rest, decay, gain, pull, theta, reset, alpha,
     HARD: tl.constexpr, STRICT: tl.constexpr, POWERS: tl.constexpr, T: tl.constexpr,
     WIDE: tl.constexpr,
     BITS: tl.constexpr, KEEPS: tl.constexpr, d: tl.constexpr, D: tl.constexpr, C: tl.constexpr,
     BN: tl.constexpr,
 ):  # fmt: skip
-    """The product and its neuron for some tokens of one sample and head."""
+    """The product and its neuron for some tokens, from `start` on, of one sample and head."""
     b, head = tl.program_id(0) // heads, tl.program_id(0) % heads
-    n = tl.program_id(1) * BN + tl.arange(0, BN)
+    n = start + tl.program_id(1) * BN + tl.arange(0, BN)
     i, j8 = tl.arange(0, D), tl.arange(0, D // 8)
     v = tl.full([BN, D], rest, tl.float32)
     for t in tl.static_range(T):
@@ -93,7 +94,7 @@ def fire(
 
 @triton.jit
 def back_queries(
-    q, q_bits, kv, grad_s, grad_q, grad_c, B, N, heads, scale,
+    q, q_bits, kv, grad_s, grad_q, grad_c, start, B, N, heads, scale,
     rest, decay, gain, pull, theta, reset, alpha,
     HARD: tl.constexpr, STRICT: tl.constexpr, POWERS: tl.constexpr, DETACH: tl.constexpr,
     KIND: tl.constexpr,
@@ -102,7 +103,7 @@ def back_queries(
 ):  # fmt: skip
     """Gradients of the unscaled product (kept for `back_pairs`) and of Q."""
     b, head = tl.program_id(0) // heads, tl.program_id(0) % heads
-    n = tl.program_id(1) * BN + tl.arange(0, BN)
+    n = start + tl.program_id(1) * BN + tl.arange(0, BN)
     i = tl.arange(0, D)
     inside = (n < N)[:, None] & (i < d)[None, :]
     v = tl.full([BN, D], rest, tl.float32)

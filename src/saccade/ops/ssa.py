@@ -65,6 +65,18 @@ def _tokens(steps: int, D: int) -> int:
     return max(16, min(64, 16384 // power_of_two(steps * D)))
 
 
+def _shares(N: int, BN: int) -> list[tuple[int, int, int]]:
+    """Tokens as launches of programs: the first token, how many programs, and tokens of each.
+
+    What is left over from whole programs has smaller ones where these would be half empty.
+    """
+    whole, left = divmod(N, BN)
+    if not whole or left > BN // 2:
+        return [(0, tiles(N, BN), BN)]
+    rest = [(whole * BN, 1, max(16, power_of_two(left)))] if left else []
+    return [(0, whole, BN), *rest]
+
+
 def run(
     q: Tensor, k: Tensor, v: Tensor, q_bits: Tensor, k_bits: Tensor, v_bits: Tensor, heads: int,
     scale: float, keeps: bool, decay: float, gain: float, v_threshold: float,
@@ -79,13 +91,14 @@ def run(
     s = torch.empty_like(q)
     C, H, W = q.shape[2:]
     bits = torch.empty((T, B, H, W, C // 8) if keeps else 0, dtype=torch.uint8, device=q.device)
-    common, BN = size | {"BITS": q_bits.numel() > 0}, _tokens(T, size["D"])
+    common = size | {"BITS": q_bits.numel() > 0}
     launch(kernels.pairs, (T * B, heads), k, v, k_bits, v_bits, kv, N, heads, BN=64, **common)
-    launch(
-        kernels.fire, (B * heads, tiles(N, BN)), q, q_bits, kv, s, bits, B, N, heads,
-        scale, fire.rest, T=T, WIDE=N > EXACT, KEEPS=keeps, BN=BN, **common,
-        **constants(decay, gain, fire), **FLAGS,
-    )  # fmt: skip
+    for start, programs, BN in _shares(N, _tokens(T, size["D"])):
+        launch(
+            kernels.fire, (B * heads, programs), q, q_bits, kv, s, bits, start, B, N, heads,
+            scale, fire.rest, T=T, WIDE=N > EXACT, KEEPS=keeps, BN=BN, **common,
+            **constants(decay, gain, fire), **FLAGS,
+        )  # fmt: skip
     return s, bits, kv
 
 
@@ -102,12 +115,12 @@ def run_back(
     grad_q, grad_k, grad_v, grad_c = (torch.empty_like(grad_s) for _ in range(4))
     precision = "ieee" if grad_s.dtype == torch.float32 else "tf32"
     common = size | {"BITS": q_bits.numel() > 0, "PRECISION": precision}
-    BN = _tokens(T, size["D"])
-    launch(
-        kernels.back_queries, (B * heads, tiles(N, BN)), q, q_bits, kv, grad_s, grad_q, grad_c,
-        B, N, heads, scale, fire.rest, DETACH=detach_reset, KIND=surrogate, T=T, WIDE=N > EXACT,
-        BN=BN, **common, **constants(decay, gain, fire), **FLAGS,
-    )  # fmt: skip
+    for start, programs, BN in _shares(N, _tokens(T, size["D"])):
+        launch(
+            kernels.back_queries, (B * heads, programs), q, q_bits, kv, grad_s, grad_q, grad_c,
+            start, B, N, heads, scale, fire.rest, DETACH=detach_reset, KIND=surrogate, T=T,
+            WIDE=N > EXACT, BN=BN, **common, **constants(decay, gain, fire), **FLAGS,
+        )  # fmt: skip
     launch(
         kernels.back_pairs, (T * B, heads), q, k, v, q_bits, k_bits, v_bits, grad_c, grad_k,
         grad_v, N, heads, BN=64, **common,
