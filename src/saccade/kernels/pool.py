@@ -101,5 +101,5 @@ def arrived(gs, words, PIXEL: tl.constexpr, t: tl.constexpr, T: tl.constexpr, LO
             tap = (PIXEL // 2 + 1 - near // 2 * 2) * 3 + PIXEL % 2 + 1 - near % 2 * 2
             word = words[near * ((T + LONG - 1) // LONG) + t // LONG].to(tl.int32)
             came = (word >> 4 * (t % LONG) & 15) == tap
-            total += tl.where(came, gs[near * T + t].to(tl.float32), 0.0)
+            total = tl.where(came, total + gs[near * T + t].to(tl.float32), total)
     return total

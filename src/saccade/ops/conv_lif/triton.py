@@ -210,7 +210,7 @@ def _product(x: Tensor, g: Tensor, z: _Sizes) -> Tensor:
     products = torch.empty(P, z.N, z.K, device=x.device)
     launch(
         kernels.product, (P, tiles(z.N, BN)), x, g, products, z.B * z.grid[0], *z.picture, *z.grid,
-        N=z.N, BM=LINE, BN=BN, PRECISION=PRECISION, num_warps=2, **z.taps,
+        N=z.N, BM=LINE, BN=BN, PRECISION=PRECISION, num_warps=2, num_stages=2, **z.taps,
     )  # fmt: skip
     return products.sum(0)
 
