@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 
 import saccade
-from saccade.attention.ssa import fire_mix
+from saccade.attention.ssa import fire_mix, linear_mix
 from saccade.bench.models import settle
 from saccade.bench.timing import graphed
 from saccade.nn.folded import Folded
-from saccade.ops import Fire, Norm, affine_lif, convs, lif, linear_lif, norm_lif
+from saccade.ops import Fire, Norm, affine_lif, conv_lif, convs, lif, linear_lif, norm_lif
 from saccade.ops._packed import remember
 from saccade.ops._triton import channels_last
 from saccade.transform import fuse
@@ -142,14 +142,51 @@ def linear() -> dict[str, float]:
     return result
 
 
+def picture() -> dict[str, float]:
+    """The layer that sees pictures, in one kernel (`fused`) and as convolution and passes.
+
+    Against the reference in float32 on the same rounded pictures and weights, as in `linear`.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.manual_seed(0)
+    result = {}
+    for pools in (True, False):
+        x = (torch.randn(1, 16, 3, 112, 112, device=DEVICE) + 0.5).bfloat16().float()
+        weight = torch.randn(64, 3, 3, 3, device=DEVICE).bfloat16().float() / 4
+        affine = torch.rand(64, device=DEVICE) + 0.5, torch.rand(64, device=DEVICE) / 2
+        side = 56 if pools else 112
+        grad = torch.randn(4, 16, side, side, 64, device=DEVICE).bfloat16().permute(0, 1, 4, 2, 3)
+
+        def run(f, bf16: bool, x=x, weight=weight, affine=affine, grad=grad, pools=pools):
+            leaves = [p.clone().requires_grad_() for p in (weight, *affine)]
+            known = {"running_mean": affine[0] * 0, "running_var": affine[0] * 0 + 1}
+            norm = Norm(weight=leaves[1], bias=leaves[2], training=True, **known)
+            with torch.autocast(DEVICE, torch.bfloat16, enabled=bf16):
+                s = f(x, leaves[0], 1, norm, 0.5, 0.5, Fire(), 4, pools)
+            return s.detach(), torch.autograd.grad(s, leaves, grad.to(s.dtype))
+
+        spikes, want = run(conv_lif.reference, False)
+        result[f"pools={pools} spikes"] = float(spikes.mean())
+        for name, variant in (("fused", "triton"), ("passes", "composed")):
+            for bf16 in (False, True):
+                got, found = run(conv_lif.variants[variant][0], bf16)
+                label = f"pools={pools} {name} {'bf16' if bf16 else 'float32'}"
+                result[f"{label}: spikes"] = float((got.float() != spikes).float().mean())
+                errors = [(g - w).norm() / w.norm() for g, w in zip(found, want, strict=True)]
+                result[f"{label}: gradients"] = float(torch.stack(errors).max())
+    return result
+
+
 def learning(steps: int = 100) -> dict[str, list[float]]:
     """Losses of Spikformer-4-384 on noisy pictures of ten classes, with each kind of norm.
 
     The first five, the mean of the last ten, and the share of new pictures that are right.
     """
-    refused, result = linear_lif.slower["triton"], {}
+    ops, result = (linear_lif, linear_mix, conv_lif), {}
+    refused = [op.slower["triton"] for op in ops]
     for name, slower in (("gram", lambda *args: None), ("passes", lambda *args: "not here")):
-        linear_lif.slower["triton"] = slower
+        for op in ops:
+            op.slower["triton"] = slower
         torch.manual_seed(0)
         model = saccade.create_model("spikformer_4_384").to(DEVICE)
         optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, fused=True)
@@ -167,7 +204,8 @@ def learning(steps: int = 100) -> dict[str, list[float]]:
                 losses.append(float(loss))
         right = float((logits.argmax(1) == y).float().mean())
         result[name] = [*losses[:5], sum(losses[-10:]) / 10, right]
-    linear_lif.slower["triton"] = refused
+    for op, slower in zip(ops, refused, strict=True):
+        op.slower["triton"] = slower
     return result
 
 
@@ -368,7 +406,7 @@ def compiled() -> dict[str, object]:
 
 if __name__ == "__main__":
     results = {}
-    parts = exact_lif, gradients, linear, learning, flips, inference, streamed, compiled
+    parts = exact_lif, gradients, linear, picture, learning, flips, inference, streamed, compiled
     named = sys.argv[2:]
     for part in [p for p in (*parts, attention_core) if p.__name__ in named or not named]:
         try:

@@ -19,10 +19,10 @@ from saccade.ops import listening, within
 from saccade.transform import fuse
 
 GROUPS = {
-    "convolution": ("xmma", "cudnn", "implicit", "nchwToNhwc", "nhwcToNchw", "sense"),
+    "convolution": ("xmma", "cudnn", "implicit", "nchwToNhwc", "nhwcToNchw", "sense", "product"),
     "matrix product": ("nvjet", "gemm", "cutlass", "splitK"),
     "norm + neuron, forward": ("sums", "statistics", "fire", "pool"),
-    "norms by Gram matrices": ("gram", "covariance", "spread", "measure", "turn"),
+    "norms by Gram matrices": ("gram", "moments", "covariance", "spread", "measure", "turn"),
     "norm + neuron, backward": ("back_pool", "back_norm", "back", "total"),
     "attention": ("pairs", "back_queries", "back_pairs"),
     "8-bit product + neuron": ("project",),
@@ -51,19 +51,33 @@ def counted(model: torch.nn.Module, x: torch.Tensor, *, train: bool) -> dict[str
 
     def hear(op, args, out) -> None:
         size = [t.numel() * t.element_size() for t in (*args, out) if torch.is_tensor(t)]
-        if op.name == "linear_lif" and op.choose(*args) == "triton":
-            x, weights = args[0], args[2::5]
+        if op.name in ("linear_lif", "linear_ssa") and op.choose(*args) == "triton":
+            x, whole = args[0], op.name == "linear_lif"
+            weights = args[2::5] if whole else args[7::5]
             size, rows, K = x.element_size(), x.numel() // x.shape[2], x.shape[2]
             inner, N = rows * K, sum(len(w) for w in weights)
-            for w, s in zip(weights, out, strict=True):
-                counts["matrix product"][0] += 6 * s.numel() * K
-                counts["matrix product"][1] += 3 * size * (inner + s.numel() + w.numel())
-                counts["norm + neuron, forward"][1] += size * s.numel() * (2 + 1 / 16)
-                counts["norm + neuron, backward"][1] += 3 * size * s.numel()
+            for w in weights:
+                outer = rows * len(w)
+                counts["matrix product"][0] += 6 * outer * K
+                counts["matrix product"][1] += 3 * size * (inner + outer + w.numel())
+                counts["norm + neuron, forward"][1] += size * outer * (1 + whole + 1 / 16)
+                counts["norm + neuron, backward"][1] += 3 * size * outer
             counts["matrix product"][0] += 2 * inner * K  # the input times a K x K matrix
             counts["matrix product"][1] += size * 2 * inner
             counts["norms by Gram matrices"][0] += inner * (K + 128) + 12 * N * K * K
             counts["norms by Gram matrices"][1] += size * inner
+            if not whole:
+                counts["attention"][1] += (3 / 16 + 1 + 1 / 16 + 7) * size * out.numel()
+        elif op.name == "conv_lif" and op.choose(*args) == "triton":
+            x, w, stride = args[:3]
+            places, s = x.numel() // x.shape[2] // stride**2, size[-1]
+            y, picture = places * len(w) * out.element_size(), size[0]
+            counts["convolution"][0] += 4 * places * w.numel()  # forward, and g^T x
+            counts["convolution"][1] += 2 * (picture + y)
+            counts["norms by Gram matrices"][0] += 2 * places * w[0].numel() ** 2
+            counts["norms by Gram matrices"][1] += picture
+            counts["norm + neuron, forward"][1] += s * (1 + 1 / 16)
+            counts["norm + neuron, backward"][1] += 2 * y + s
         elif op.name in ("conv", "convs") and not any(o.name == "convs" for o in within()):
             x, passes = args[0], 3 if train else 1
             weights, ys = (args[2:], out) if op.name == "convs" else (args[1:2], (out,))
