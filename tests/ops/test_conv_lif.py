@@ -96,13 +96,18 @@ def test_spikes_have_their_bits_where_something_learns(pools: bool):
 
 
 @pytest.mark.parametrize("pools", [False, True])
-def test_a_picture_may_have_a_gradient(pools: bool):
+@pytest.mark.parametrize("learns", [("x", "weight", "gamma", "beta"), ("x",), ("gamma",)], ids=str)
+def test_whatever_learns_has_its_gradient(pools: bool, learns: tuple[str, ...]):
     case, grads = Case(pools=pools), []
     for run in (TRITON, conv_lif.reference):
         x, *others = case.arguments()
-        s = run(x.requires_grad_(), *others)
+        leaves = dict(zip(("x", "weight", "gamma", "beta"), (x, *case.leaves), strict=True))
+        for name, leaf in leaves.items():
+            leaf.requires_grad_(name in learns)
+        s = run(x, *others)
         torch.manual_seed(1)
-        grads.append(torch.autograd.grad((s * torch.randn(s.shape)).sum(), [x, *case.leaves]))
+        wanted = [leaves[name] for name in learns]
+        grads.append(torch.autograd.grad((s * torch.randn(s.shape)).sum(), wanted))
     for g, w in zip(*grads, strict=True):
         assert float((g - w).abs().max()) <= 4e-5 * float(w.abs().max().clamp(min=1))
 

@@ -103,7 +103,8 @@ def conv_lif(
 ) -> Tensor:  # fmt: skip
     """See the reference."""
     learned = weight, norm.weight, norm.bias, norm.offset
-    keeps = torch.is_grad_enabled() and any(p is not None and p.requires_grad for p in learned)
+    leaves = x, *learned
+    keeps = torch.is_grad_enabled() and any(p is not None and p.requires_grad for p in leaves)
     neuron = constants(decay, gain, fire)  # type: ignore[arg-type]  # see refuses
     how: dict[str, Any] = {"steps": steps, "pools": pools, "stride": stride, "norm": norm}
     how |= {"gain": gain, "fire": fire, "neuron": neuron, "dtype": _dtype(x)}
