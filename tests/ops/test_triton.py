@@ -87,8 +87,11 @@ def test_every_surrogate_has_a_kernel(surrogate: str):
 @pytest.mark.parametrize("steps", [(3, 3), (1, 3), (1, 1)], ids=["frames", "picture", "one step"])
 @pytest.mark.parametrize("pools", [False, True])
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("size", [(16, 5, 6), (24, 4, 4), (96, 3, 3)], ids=str)
-@pytest.mark.parametrize("fire", [FIRES[0], FIRES[2]], ids=["hard", "soft"])
+@pytest.mark.parametrize(
+    ("size", "fire"),
+    [((16, 5, 6), FIRES[0]), ((24, 4, 4), FIRES[2]), ((96, 3, 3), FIRES[0])],
+    ids=["16 hard", "24 soft", "96 hard"],
+)
 def test_norm_lif(steps, pools: bool, training: bool, size, fire: Fire):
     torch.manual_seed(0)
     (t, T), C = steps, size[0]
