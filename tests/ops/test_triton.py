@@ -127,6 +127,11 @@ def test_norm_lif(steps, pools: bool, training: bool, size, fire: Fire):
             agree(got[-1:], outs[2][-1:])
 
 
+@pytest.mark.parametrize("steps", [(6, 6), (1, 9), (9, 9)], ids=str)
+def test_norm_lif_goes_back_through_the_pool_of_many_steps(steps: tuple[int, int]):
+    test_norm_lif(steps, True, True, (16, 3, 4), FIRES[2])
+
+
 @pytest.mark.parametrize(
     ("C", "heads", "grid"), [(16, 2, (3, 3)), (48, 2, (5, 15)), (64, 1, (8, 9))]
 )

@@ -278,12 +278,13 @@ def back_pool(
     rest, decay, gain, pull, theta, reset, alpha,
     HARD: tl.constexpr, STRICT: tl.constexpr, POWERS: tl.constexpr, DETACH: tl.constexpr,
     KIND: tl.constexpr,
-    T: tl.constexpr, ONCE: tl.constexpr, LONG: tl.constexpr, C: tl.constexpr, BR: tl.constexpr,
-    BC: tl.constexpr,
+    FIRST: tl.constexpr, LAST: tl.constexpr, T: tl.constexpr, ONCE: tl.constexpr,
+    LONG: tl.constexpr, C: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     """The gradient behind the norm, through the max-pool, and its two sums.
 
-    A program takes lines of squares of four pixels, each by each, so that windows are read once.
+    A program takes lines of squares of four pixels, of which it goes through FIRST to LAST, so that
+    windows are read once.
     """
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     channel = c < C
@@ -305,20 +306,20 @@ def back_pool(
                 grad_s + above, code + above, step_s, i_out, j_out, c, h_out, w_out, T, LONG, C
             )
             ys = ()
-            for pixel in tl.static_range(4):  # before a store, which no load may pass
+            for pixel in tl.static_range(FIRST, LAST + 1):  # no load may pass a store
                 j, long = 2 * j_out + pixel % 2, tl.where(2 * i_out + pixel // 2 < H, W, 0)
                 inside = (j < long)[:, None] & channel[None, :]
                 at = (pixel // 2 * W + j)[:, None] * C + c[None, :]
                 for t in tl.static_range(1 if ONCE else T):
                     ys = ys + (tl.load(y + pixels + t * step_y + at, inside, 0.0),)
-            for pixel in tl.static_range(4):
+            for pixel in tl.static_range(FIRST, LAST + 1):
                 j, long = 2 * j_out + pixel % 2, tl.where(2 * i_out + pixel // 2 < H, W, 0)
                 inside = (j < long)[:, None] & channel[None, :]
                 to = out + pixels + (pixel // 2 * W + j)[:, None] * C + c[None, :]
                 v = tl.full([BR, BC], rest, tl.float32)
                 summed = tl.zeros([BR, BC], tl.float32)
                 if ONCE:
-                    y_t = ys[pixel].to(tl.float32)
+                    y_t = ys[pixel - FIRST].to(tl.float32)
                     x = a * y_t + b
                     through = tl.full([BR, BC], 1.0, tl.float32)
                     for t in tl.static_range(T):
@@ -336,7 +337,7 @@ def back_pool(
                 else:
                     hs = ()
                     for t in tl.static_range(T):
-                        x = a * ys[pixel * T + t].to(tl.float32) + b
+                        x = a * ys[(pixel - FIRST) * T + t].to(tl.float32) + b
                         h = charged(x, v, decay, gain, pull, POWERS)
                         v = after(h, fires(h, theta, STRICT), theta, reset, HARD)
                         hs = hs + (h,)
@@ -351,7 +352,7 @@ def back_pool(
                         g = tl.where(inside, g, 0.0)
                         tl.store(to + (T - 1 - step) * step_y, g.to(out.dtype.element_ty), inside)
                         first += g
-                        y_t = ys[pixel * T + T - 1 - step].to(tl.float32)
+                        y_t = ys[(pixel - FIRST) * T + T - 1 - step].to(tl.float32)
                         second = tl.fma(g, y_t - mean, second)
             start += BR
         line += tl.num_programs(0)

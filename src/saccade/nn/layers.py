@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, ClassVar, cast
 
+import torch
 from jaxtyping import Float, Real
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
@@ -247,8 +248,9 @@ class Head(nn.Module):
         if not tokens.is_floating_point():  # torch would add up a copy in float32
             tokens = tokens.half()  # exact for integers of eight bits
         # divided behind the sum, so that backward repeats quotients and does not divide repeats
-        total = tokens.sum(2, dtype=self.linear.weight.dtype)
-        logits: Tensor = self.linear(total / tokens.shape[2])
+        dtype = self.linear.weight.dtype
+        total = tokens.sum(2, dtype=torch.promote_types(dtype, torch.float32))
+        logits: Tensor = self.linear((total / tokens.shape[2]).to(dtype))
         return logits
 
 

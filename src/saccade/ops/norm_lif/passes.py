@@ -16,7 +16,9 @@ TALL = (256, 8)
 """Partial sums and channels that are added up at once."""
 
 SQUARES = 256
-"""Of four pixels and one channel, that a program goes back through at once."""
+"""Of four pixels and one channel, that a program goes back through at once; half behind T = 4."""
+TOGETHER = 8
+"""T up to which it goes back through all four pixels of them."""
 
 
 def no_neuron(decay: float | Tensor, gain: float | Tensor, fire: Fire, channels: int) -> str | None:
@@ -165,15 +167,18 @@ def back_pool(
     """The gradient behind the norm to `out`, through the max-pool; partial sums [P, 2, C] of it."""
     (_, B, C, H, W), (h, w) = y.shape, grad_s.shape[3:]
     BC = min(64, power_of_two(C))
-    columns = tiles(C, BC)
+    columns, BR = tiles(C, BC), max(1, (SQUARES if steps <= 4 else SQUARES // 2) // BC)
     P = programs(B * h, 1, columns, y.device, at_once=16)
-    partial = torch.empty(P, 2, C, device=y.device)
-    launch(
-        kernels.back_pool, (P, columns), y, coef, grad_s, code, out, partial, B, H, W, h, w, rest,
-        T=steps, ONCE=len(y) < steps, LONG=taps_a_word(steps), C=C, BR=max(1, SQUARES // BC), BC=BC,
-        **neuron,
-    )  # fmt: skip
-    return partial
+    # more steps of four pixels neither fit in registers nor are compiled in reasonable time
+    shares = [(0, 3)] if steps <= TOGETHER else [(pixel, pixel) for pixel in range(4)]
+    partial = torch.empty(len(shares), P, 2, C, device=y.device)
+    for n, (first, last) in enumerate(shares):
+        launch(
+            kernels.back_pool, (P, columns), y, coef, grad_s, code, out, partial[n], B, H, W, h, w,
+            rest, FIRST=first, LAST=last, T=steps, ONCE=len(y) < steps, LONG=taps_a_word(steps),
+            C=C, BR=BR, BC=BC, **neuron,
+        )  # fmt: skip
+    return partial.flatten(0, 1)
 
 
 def correct(
