@@ -18,6 +18,12 @@ PRECISION = "tf32x3"
 """Of products of float32: three of its own kind make it as exact as float32 is."""
 
 
+def dtype_of(x: Tensor) -> torch.dtype:
+    """Of products of x: that of autocast, where it is on."""
+    cast = torch.is_autocast_enabled(x.device.type)
+    return torch.get_autocast_dtype(x.device.type) if cast else x.dtype
+
+
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean [K] of rows [M K] and covariance [parts, K, K], whose sum it is."""
     (M, K), side = x.shape, tiles(x.shape[1], BLOCK)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from saccade.ops import ssa
+from saccade.ops._gram import dtype_of
 from saccade.ops._packed import bits_of, remember
 from saccade.ops._triton import channels_last, first
 from saccade.ops.conv.packed import unpacked
@@ -48,7 +49,7 @@ def scan(
     each, learned = apart(layers), linear.learned_by(layers)
     keeps = torch.is_grad_enabled() and any(p is not None and p.requires_grad for p in learned)
     how = heads, scale, decay, gain, *scalars(fire)
-    x = x.to(linear.dtype_of(x))
+    x = x.to(dtype_of(x))
     s, packed = _Attend.apply(x, bits, keeps, each, how, *learned)  # type: ignore[no-untyped-call]
     if keeps:
         remember(s, packed)

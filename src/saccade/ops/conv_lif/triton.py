@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from saccade.kernels import sense as kernels
-from saccade.ops._gram import PRECISION, centred, measured, spread_of, turn
+from saccade.ops._gram import PRECISION, centred, dtype_of, measured, spread_of, turn
 from saccade.ops._packed import remember
 from saccade.ops._triton import (
     FLAGS,
@@ -71,7 +71,7 @@ def refuses(
         return "the kernel has no middle"
     if not x.is_contiguous():
         return "pictures lie in memory with gaps"
-    if _dtype(x) == torch.float16:
+    if dtype_of(x) == torch.float16:
         return "the range of float16 is too small for its gradients"
     if not norm.training or norm.join is not None:
         return "the statistics are not those of this process's batch"
@@ -85,16 +85,10 @@ def slower(
     gain: float | Tensor, fire: Fire, steps: int, pools: bool, onto: Tensor | None = None,
 ) -> str | None:  # fmt: skip
     """Currents that the cache holds are cheap to keep."""
-    kept = x.numel() // x.shape[2] * len(weight) // stride**2 * _dtype(x).itemsize
+    kept = x.numel() // x.shape[2] * len(weight) // stride**2 * dtype_of(x).itemsize
     if kept <= cache_size(x.device):
         return f"the cache holds its {kept >> 20} MiB of currents"
     return None
-
-
-def _dtype(x: Tensor) -> torch.dtype:
-    """Of products of x."""
-    cast = torch.is_autocast_enabled(x.device.type)
-    return torch.get_autocast_dtype(x.device.type) if cast else x.dtype
 
 
 def conv_lif(
@@ -107,7 +101,7 @@ def conv_lif(
     keeps = torch.is_grad_enabled() and any(p is not None and p.requires_grad for p in leaves)
     neuron = constants(decay, gain, fire)  # type: ignore[arg-type]  # see refuses
     how: dict[str, Any] = {"steps": steps, "pools": pools, "stride": stride, "norm": norm}
-    how |= {"gain": gain, "fire": fire, "neuron": neuron, "dtype": _dtype(x)}
+    how |= {"gain": gain, "fire": fire, "neuron": neuron, "dtype": dtype_of(x)}
     s, bits = _Seen.apply(x, keeps, how, *learned)  # type: ignore[no-untyped-call]
     if keeps:
         remember(s, bits)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from saccade.ops._gram import measured, moments, spread_of, turn
+from saccade.ops._gram import dtype_of, measured, moments, spread_of, turn
 from saccade.ops._packed import bits_of, remember
 from saccade.ops._triton import cache_size, channels_last, first, last
 from saccade.ops._triton import refuses as no_kernel
@@ -69,12 +69,6 @@ def slower(x: Tensor, steps: int, *layers: Any) -> str | None:
     if kept <= cache_size(x.device):
         return f"the cache holds its {kept >> 20} MiB of currents"
     return None
-
-
-def dtype_of(x: Tensor) -> torch.dtype:
-    """Of products of x."""
-    cast = torch.is_autocast_enabled(x.device.type)
-    return torch.get_autocast_dtype(x.device.type) if cast else x.dtype
 
 
 def learned_by(layers: Sequence[Any]) -> list[Tensor | None]:
